@@ -1,0 +1,116 @@
+"""What travels with a call through the policies: the packed call and its record.
+
+Inside a pipeline every callable takes three positional arguments, `(args, kwargs, call)`,
+so that only the outermost wrapper packs and the innermost unpacks. What belongs to one
+call, and to one attempt of it, is in the third.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from resilient._policy import Policy
+
+R = TypeVar("R")
+Args = tuple[Any, ...]
+Kwargs = dict[str, Any]
+
+
+class Site:
+    """What is the same for all calls of one decorated function.
+
+    Attributes:
+        name: The pipeline's name.
+        function: The qualified name of the protected function.
+        policies: The policies in force, from the outside in, nested pipelines opened.
+        pipeline_name: The name that a pipeline was given; `None` if it goes by the function.
+    """
+
+    __slots__ = ("__weakref__", "function", "name", "pipeline_name", "policies")
+
+    def __init__(self, name: str, function: str, policies: tuple[Policy[Any, Any], ...]) -> None:
+        self.name = name
+        self.function = function
+        self.policies = policies
+        self.pipeline_name: str | None = None
+
+    @property
+    def repeats(self) -> bool:
+        """Whether one call may become several attempts: a retry, a hedge or a pool is here."""
+        return any(policy.repeats for policy in self.policies)
+
+
+class Call:
+    """One attempt of one call. A retry, a hedge or a pool makes a new one per attempt.
+
+    The defaults stand on the class, since most calls need none of them changed.
+
+    Attributes:
+        site: What is the same for all calls of the decorated function.
+        fn: The function, if it came with the call instead of by decoration.
+        parent: The attempt, or the call, that this attempt is part of.
+        number: The attempt's number, from 1.
+        kind: `initial`, `retry`, `hedge` or `failover`.
+        entered: Whether the protected function was entered in this attempt.
+        attempts: How many attempts the whole call has made so far; kept on the root.
+        fell_back: Whether a fallback stood in; kept on the root.
+        abandoned: Workers that still run although nobody waits for them, if any.
+        on_abandon: Called when the worker that runs this call is given up; `None` outside
+            a worker.
+        tried: What a pool remembers of the members tried in this call; kept on the root.
+        span: What telemetry keeps with the call.
+    """
+
+    site: Site
+    fn: Callable[..., Any] | None = None
+    parent: Call | None = None
+    number: int = 1
+    kind: str = "initial"
+    entered: bool = False
+    attempts: int = 1
+    fell_back: bool = False
+    abandoned: list[Any] | None = None
+    on_abandon: list[Callable[[], None]] | None = None
+    tried: dict[Any, Any] | None = None
+    span: Any = None
+
+    @property
+    def root(self) -> Call:
+        """The call as its caller made it."""
+        call = self
+        while call.parent is not None:
+            call = call.parent
+        return call
+
+    @property
+    def function(self) -> str:
+        """The qualified name of the protected function."""
+        return self.site.function if self.fn is None else name_of(self.fn)
+
+    def attempt(self, number: int, kind: str) -> Call:
+        """Return the record of a further attempt of this call."""
+        child = Call()
+        child.site = self.site
+        child.fn = self.fn
+        child.parent = self
+        child.number = number
+        child.kind = kind
+        if self.on_abandon is not None:
+            child.on_abandon = self.on_abandon
+        return child
+
+
+SyncCall = Callable[[Args, Kwargs, Call], R]
+AsyncCall = Callable[[Args, Kwargs, Call], Awaitable[R]]
+SyncStream = Callable[[Args, Kwargs, Call], Generator[Any, Any, Any]]
+AsyncStream = Callable[[Args, Kwargs, Call], AsyncGenerator[Any, Any]]
+
+
+def name_of(fn: object) -> str:
+    """The qualified name of a function, of the function in a partial, or of a class."""
+    while hasattr(fn, "func") and not hasattr(fn, "__qualname__"):
+        fn = fn.func
+    name = getattr(fn, "__qualname__", None)
+    return name if isinstance(name, str) else type(fn).__qualname__

@@ -1,0 +1,71 @@
+"""Deadlines: the moments by which a call must be over, nested as the calls are.
+
+Each timeout puts a record of its own in front of those around it, in a context variable,
+so that it crosses user code. A record is marked when its call ends: a background task
+started inside still holds the record, and must not inherit a dead deadline. The nearest
+deadline is looked for when somebody asks, not when a record is made: asking is rare.
+"""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+
+from resilient._core import clock
+
+
+class Deadline:
+    """One timeout's moment. `expired` is set when that timeout has cancelled its call."""
+
+    __slots__ = ("at", "ended", "expired", "parent", "policy", "seconds")
+
+    def __init__(self, at: float, parent: Deadline | None, policy: str, seconds: float) -> None:
+        self.at = at
+        self.parent = parent
+        self.policy = policy
+        self.seconds = seconds
+        self.ended = False
+        self.expired = False
+
+
+current: ContextVar[Deadline | None] = ContextVar("resilient.deadline", default=None)
+
+
+def innermost() -> Deadline | None:
+    """The closest record whose call has not ended, or `None`."""
+    record = current.get()
+    while record is not None and record.ended:
+        record = record.parent
+    return record
+
+
+def nearest() -> Deadline | None:
+    """The record that runs out first among all enclosing calls, or `None`."""
+    found = record = innermost()
+    while record is not None:
+        if not record.ended and record.at < found.at:  # type: ignore[union-attr]
+            found = record
+        record = record.parent
+    return found
+
+
+def ran_out() -> bool:
+    """Whether an enclosing timeout's time is up, so that it has cancelled what runs here."""
+    record = innermost()
+    now = clock.now()
+    while record is not None:
+        if not record.ended and (record.expired or record.at <= now):
+            return True
+        record = record.parent
+    return False
+
+
+def remaining(default: float | None = None) -> float | None:
+    """Return the seconds left until the nearest enclosing deadline, never below 0.
+
+    Use it to pass the time that is left on to a client, a query or another service.
+
+    Args:
+        default: Returned when there is no deadline.
+    """
+    record = nearest()
+    return default if record is None else max(0.0, record.at - clock.now())

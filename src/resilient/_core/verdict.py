@@ -1,0 +1,113 @@
+"""What an attempt's end says of the backend: success, failure, or nothing (neutral).
+
+Neutral is never retried and never counted: an exception that `on` does not match (the
+caller's mistake), whatever is no `Exception` (a cancellation, Ctrl-C), and a rejection made
+by this library further in, which says nothing of the backend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from resilient.errors import RejectedError
+
+ExceptionTypes = type[BaseException] | tuple[type[BaseException], ...]
+Answer = bool | float | int | timedelta | None
+On = ExceptionTypes | Callable[[Any], Answer]
+
+
+def classes(value: object, name: str) -> tuple[type[BaseException], ...]:
+    """Return `value`, an exception class or a tuple of them, as a checked, flat tuple."""
+    if isinstance(value, type) and issubclass(value, BaseException):
+        found: tuple[type[BaseException], ...] = (value,)
+    elif isinstance(value, tuple):
+        found = tuple(one for part in value for one in classes(part, name))
+    else:
+        raise TypeError(
+            f"{name} must be an exception class or a tuple of them, not {value!r}; "
+            f"a predicate is written {name}=..., and only where `on` stands"
+            if callable(value)
+            else f"{name} must be an exception class or a tuple of them, not {value!r}"
+        )
+    for one in found:
+        if not issubclass(one, Exception):
+            raise TypeError(
+                f"{name} names {one.__name__}, which is no Exception: cancellations and "
+                "interrupts always pass through; name Exception or a class below it"
+            )
+    return found
+
+
+class Matcher:
+    """`on` and `unless`, compiled: which exceptions are failures.
+
+    `rejections` says whether this library's own rejections may match like any exception
+    (a fallback's are meant for them); otherwise only a class that names `RejectedError`
+    or one below it does. No predicate sees a rejection or a cancellation.
+    """
+
+    __slots__ = ("excluded", "named", "predicate", "rejections", "types")
+
+    def __init__(
+        self, on: On, unless: ExceptionTypes | tuple[()] = (), *, rejections: bool = False
+    ) -> None:
+        self.predicate: Callable[[Any], Answer] | None = None
+        if not isinstance(on, (type, tuple)) and callable(on):
+            self.predicate = on
+            self.types: tuple[type[BaseException], ...] = (Exception,)
+        else:
+            self.types = classes(on, "on")
+        self.excluded = classes(unless, "unless")
+        self.rejections = rejections
+        self.named = () if self.predicate is not None else tuple(
+            one for one in self.types if issubclass(one, RejectedError)
+        )
+
+    def answer(self, error: BaseException) -> Answer:
+        """What `on` says of `error`: false for no, true or a wait in seconds for yes."""
+        if not isinstance(error, self.types) or not isinstance(error, Exception):
+            return False
+        if isinstance(error, self.excluded):
+            return False
+        if isinstance(error, RejectedError) and not self.rejections:
+            return isinstance(error, self.named)
+        return True if self.predicate is None else self.predicate(error)
+
+    def matches(self, error: BaseException) -> bool:
+        """Whether `error` is a failure."""
+        answer = self.answer(error)
+        return answer is not None and answer is not False
+
+
+def matcher_of(
+    policy: str,
+    by_position: ExceptionTypes | None,
+    on: On | None,
+    unless: ExceptionTypes | tuple[()],
+) -> Matcher | None:
+    """Compile what `policy` was given; `None` if it was given neither `on`."""
+    if by_position is None:
+        if on is None:
+            classes(unless, "unless")
+            return None
+        return Matcher(on, unless)
+    if on is not None:
+        raise TypeError(f"{policy} was given `on` twice, by position and by keyword")
+    if not isinstance(by_position, (type, tuple)) and callable(by_position):
+        raise TypeError(
+            f"{policy} was given a function: did you mean @{policy}(on=...) above it? "
+            f"A predicate is written {policy}(on=...)"
+        )
+    return Matcher(by_position, unless)
+
+
+F = TypeVar("F", bound=Callable[..., Any] | None)
+
+
+def predicate(value: F, name: str) -> F:
+    """Return `value` if it is `None` or can be called with a result."""
+    if value is not None and not callable(value):
+        raise TypeError(f"{name} must be a predicate (result) -> bool, not {value!r}")
+    return value

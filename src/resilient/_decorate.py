@@ -1,0 +1,292 @@
+"""From a callable and policies to a protected callable of the same kind.
+
+There are four kinds: plain functions, coroutine functions, generator functions and
+asynchronous generator functions. Each has a shell, written for its kind so that `inspect`
+sees what it sees of the original, and one thin proxy around the shell. Putting a further
+decorator on a protected function builds a new chain around the original: proxies never
+nest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import sys
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from types import MethodType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import wrapt
+
+from resilient import _observe
+from resilient._call import Args, AsyncCall, Call, Kwargs, Site, SyncCall, name_of
+from resilient._runtime import modes
+from resilient._runtime.streams import advance_async, astart
+
+if TYPE_CHECKING:
+    from resilient._policy import Policy
+
+_ASYNC_FLAGS = inspect.CO_COROUTINE | inspect.CO_ITERABLE_COROUTINE
+
+
+class Misuse(BaseException):
+    """A misuse seen inside the chain: neutral for every policy, a `TypeError` outside it."""
+
+
+class Protected(wrapt.CallableObjectProxy):  # type: ignore[misc]
+    """A protected function: looks, pickles and copies like the function it protects."""
+
+    def __init__(self, shell: Callable[..., Any], fn: Callable[..., Any], site: Site) -> None:
+        super().__init__(shell)
+        self._self_fn = fn
+        self._self_site = site
+        self._self_pipeline: Any = None
+
+    def __get__(self, instance: object, owner: type | None = None) -> Any:
+        return self if instance is None else MethodType(self, instance)
+
+    # A function pickles by its qualified name and copies as itself.
+    def __reduce__(self) -> str:
+        name = getattr(self, "__qualname__", None)
+        if not isinstance(name, str):
+            raise TypeError(f"cannot pickle {self!r}: it has no qualified name to find it by")
+        return name
+
+    def __reduce_ex__(self, protocol: Any) -> str:
+        return self.__reduce__()
+
+    def __copy__(self) -> Protected:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Protected:
+        return self
+
+
+def compose(policies: tuple[Policy[Any, Any], ...], base: Any, method: str) -> Any:
+    """Nest `policies`, outermost first, around `base`, by the `wrap` method of its kind."""
+    chain = base
+    for index in range(len(policies) - 1, -1, -1):
+        chain = policies[index]._compose(method, chain, policies[:index])
+    return chain
+
+
+def protect(policies: tuple[Policy[Any, Any], ...], name: str | None, fn: Any) -> Any:
+    """Return `fn`, of whatever kind, protected by `policies`."""
+    site = Site(name or name_of(fn), name_of(fn), policies)
+    shell = _SHELLS[kind_of(fn)](fn, site)
+    return Protected(shell, fn, site)
+
+
+def kind_of(fn: Callable[..., Any]) -> str:
+    """`sync`, `async`, `generator` or `async generator`, by what marks `fn`."""
+    target: Any = fn
+    while isinstance(target, functools.partial):
+        target = target.func
+    for candidate in (target, _call_method(target)):
+        if candidate is None:
+            continue
+        if inspect.isasyncgenfunction(candidate):
+            return "async generator"
+        if inspect.isgeneratorfunction(candidate):
+            return "generator"
+        if _is_coroutine_function(candidate):
+            return "async"
+    return "sync"
+
+
+def _call_method(target: object) -> Any:
+    if inspect.isroutine(target):
+        return None
+    return getattr(type(target), "__call__", None)  # noqa: B004 - it is read, not tested
+
+
+def _is_coroutine_function(fn: Any) -> bool:
+    if inspect.iscoroutinefunction(fn):
+        return True
+    # Marks that only asyncio knows, such as an AsyncMock's; it drops them in 3.14.
+    return sys.version_info < (3, 14) and asyncio.iscoroutinefunction(fn)
+
+
+def asynchronous(fn: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
+    """Mark a callable that returns an awaitable without being a coroutine function.
+
+    Args:
+        fn: For example a lambda that calls a coroutine function.
+
+    Returns:
+        A coroutine function that awaits what `fn` returns; policies can protect it.
+
+    Raises:
+        TypeError: `fn` is not callable.
+    """
+    if not callable(fn):
+        raise TypeError(f"asynchronous() marks a callable, not {fn!r}")
+
+    @functools.wraps(fn)
+    async def marked(*args: Any, **kwargs: Any) -> Any:
+        return await fn(*args, **kwargs)
+
+    return marked
+
+
+def _refuse_awaitable(result: Any, function: str) -> NoReturn:
+    if inspect.iscoroutine(result):
+        result.close()
+    raise Misuse(
+        f"{function} returned an awaitable, but nothing marks it as asynchronous: decorate "
+        f"resilient.asynchronous({function}), or make it an `async def`"
+    )
+
+
+def unpack(fn: Callable[..., Any], function: str) -> SyncCall[Any]:
+    """The innermost call of a plain function."""
+    plain: type | None = None
+
+    def enter(args: Args, kwargs: Kwargs, call: Call) -> Any:
+        nonlocal plain
+        call.entered = True
+        result = fn(*args, **kwargs)
+        kind = type(result)
+        # Nearly all functions return one type; looking at it once is enough.
+        if kind is not plain:
+            if hasattr(kind, "__await__"):
+                _refuse_awaitable(result, function)
+            plain = kind
+        return result
+
+    return enter
+
+
+def aunpack(fn: Callable[..., Any]) -> AsyncCall[Any]:
+    """The innermost call of a coroutine function."""
+
+    def enter(args: Args, kwargs: Kwargs, call: Call) -> Any:
+        call.entered = True
+        return fn(*args, **kwargs)
+
+    return enter
+
+
+def unpack_stream(fn: Callable[..., Any]) -> Any:
+    """The innermost call of a generator function of either colour."""
+
+    def enter(args: Args, kwargs: Kwargs, call: Call) -> Any:
+        call.entered = True
+        return fn(*args, **kwargs)
+
+    return enter
+
+
+def given(args: Args, kwargs: Kwargs, call: Call) -> Any:
+    """The innermost call of `policy.call(fn, ...)`: the function came with the call."""
+    call.entered = True
+    result = call.fn(*args, **kwargs)  # type: ignore[misc]
+    if hasattr(type(result), "__await__"):
+        if inspect.iscoroutine(result):
+            result.close()
+        raise Misuse(f"{call.function} returned an awaitable: write `await policy.acall(...)`")
+    return result
+
+
+async def agiven(args: Args, kwargs: Kwargs, call: Call) -> Any:
+    """The innermost call of `policy.acall(fn, ...)`."""
+    call.entered = True
+    result = call.fn(*args, **kwargs)  # type: ignore[misc]
+    if not inspect.isawaitable(result):
+        raise Misuse(
+            f"{call.function} returned {type(result).__name__}, which cannot be awaited: "
+            "write `policy.call(...)`"
+        )
+    return await result
+
+
+def given_stream(args: Args, kwargs: Kwargs, call: Call) -> Any:
+    """The innermost call of `policy.call(fn, ...)` for a generator function."""
+    call.entered = True
+    return call.fn(*args, **kwargs)  # type: ignore[misc]
+
+
+def _shell_sync(fn: Any, site: Site) -> Callable[..., Any]:
+    chain = _observe.observer.around(
+        compose(site.policies, unpack(fn, site.function), "wrap"), site
+    )
+
+    @functools.wraps(fn)
+    def shell(*args: Any, **kwargs: Any) -> Any:
+        if modes.passthrough:
+            return fn(*args, **kwargs)
+        call = Call()
+        call.site = site
+        try:
+            return chain(args, kwargs, call)
+        except Misuse as misuse:
+            raise TypeError(str(misuse)) from None
+
+    return shell
+
+
+def _shell_async(fn: Any, site: Site) -> Callable[..., Any]:
+    chain = _observe.observer.aaround(compose(site.policies, aunpack(fn), "awrap"), site)
+
+    @functools.wraps(fn)
+    async def shell(*args: Any, **kwargs: Any) -> Any:
+        if modes.passthrough:
+            return await fn(*args, **kwargs)
+        call = Call()
+        call.site = site
+        return await chain(args, kwargs, call)
+
+    return shell
+
+
+def _shell_generator(fn: Any, site: Site) -> Callable[..., Any]:
+    chain = _observe.observer.around_stream(
+        compose(site.policies, unpack_stream(fn), "wrap_stream"), site
+    )
+
+    @functools.wraps(fn)
+    def shell(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
+        if modes.passthrough:
+            return (yield from fn(*args, **kwargs))
+        call = Call()
+        call.site = site
+        return (yield from chain(args, kwargs, call))
+
+    return shell
+
+
+def _shell_async_generator(fn: Any, site: Site) -> Callable[..., Any]:
+    chain = _observe.observer.aaround_stream(
+        compose(site.policies, unpack_stream(fn), "awrap_stream"), site
+    )
+
+    @functools.wraps(fn)
+    async def shell(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
+        call = Call()
+        call.site = site
+        generator = fn(*args, **kwargs) if modes.passthrough else chain(args, kwargs, call)
+        # What `yield from` would do; see `_runtime.streams`.
+        started = await astart(generator)
+        try:
+            while not started.ended:
+                try:
+                    sent = yield started.item
+                except GeneratorExit:
+                    raise
+                except BaseException as error:
+                    await advance_async(started, generator.athrow, error)
+                else:
+                    await advance_async(started, generator.asend, sent)
+        finally:
+            await generator.aclose()
+
+    return shell
+
+
+_SHELLS: dict[str, Callable[[Any, Site], Callable[..., Any]]] = {
+    "sync": _shell_sync,
+    "async": _shell_async,
+    "generator": _shell_generator,
+    "async generator": _shell_async_generator,
+}

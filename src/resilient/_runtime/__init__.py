@@ -1,0 +1,1 @@
+"""The few primitives that wait: for time, for permits, for worker threads."""

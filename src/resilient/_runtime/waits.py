@@ -1,0 +1,39 @@
+"""Waiting for time to pass, in each colour.
+
+`sleep` is read through this module each time: `resilient.testing` exchanges it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+
+import anyio
+
+# Blocks this thread for some seconds.
+sleep = time.sleep
+# Lets other tasks run for some seconds, on whichever event loop is running.
+asleep = anyio.sleep
+
+
+def in_event_loop() -> bool:
+    """Whether this thread is running an event loop, which blocking would stop."""
+    if asyncio._get_running_loop() is not None:
+        return True
+    trio = sys.modules.get("trio")
+    if trio is None:
+        return False
+    try:
+        trio.lowlevel.current_task()
+    except RuntimeError:
+        return False
+    return True
+
+
+def is_cancellation(error: BaseException) -> bool:
+    """Whether `error` is how an event loop tells a task to stop."""
+    if isinstance(error, asyncio.CancelledError):
+        return True
+    trio = sys.modules.get("trio")
+    return trio is not None and isinstance(error, trio.Cancelled)

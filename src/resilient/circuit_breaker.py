@@ -1,0 +1,476 @@
+"""Circuit breaker: stop calling a backend that fails, and try it again carefully.
+
+The states and their rules are in `_core.circuit`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from types import TracebackType
+from typing import Any, ClassVar
+
+from resilient import _observe
+from resilient._call import AsyncCall, AsyncStream, Call, Site, SyncCall, SyncStream
+from resilient._core import clock, deadline
+from resilient._core.backoff import check
+from resilient._core.circuit import (
+    Circuit,
+    CircuitState,
+    Closed,
+    Isolated,
+    Permit,
+    Refusal,
+    Rules,
+)
+from resilient._core.durations import Duration, count, seconds, share
+from resilient._core.verdict import ExceptionTypes, Matcher, On, predicate
+from resilient._core.window import CountWindow, TimeWindow
+from resilient._policy import Policy
+from resilient._runtime import modes
+from resilient._runtime.streams import arelay, astart, relay, start
+from resilient._runtime.waits import is_cancellation
+from resilient.errors import CallTimeoutError, CircuitOpenError
+from resilient.events import CallRejected, CircuitStateChanged
+
+
+@dataclass(frozen=True, slots=True)
+class CircuitBreakerSnapshot:
+    """A circuit breaker's state, and what its current window holds."""
+
+    name: str
+    kind: str
+    state: CircuitState
+    calls: int
+    failures: int
+    slow_calls: int
+    failure_rate: float
+
+
+class CircuitBreaker(Policy):
+    """Refuse calls for a while once too many have failed or were slow.
+
+    Args:
+        name: Names the policy in events, errors and telemetry.
+        on: The exceptions that are failures of the backend: a class, a tuple of classes or
+            a predicate `(exception) -> bool`. All others, and cancellations, are neutral.
+        unless: Classes that `on` would match but that are no failures.
+        on_result: A predicate `(result) -> bool`; true makes a result a failure.
+        failure_rate: The share of failures, above 0 and up to 1, from which on the circuit
+            opens. 0.5 by default.
+        window_calls: Judge by the last so many calls, 100 by default.
+        window_seconds: Judge by the calls of the last so many seconds instead.
+        minimum_calls: Calls the window must hold before it is judged; by default 10, or
+            the size of a smaller window.
+        consecutive_failures: Open after so many failures in a row, instead of by a rate.
+        slow_call: Seconds from which on a call is slow, failed or not; `None`: none is.
+        slow_rate: The share of slow calls, above 0 and up to 1, from which on the circuit
+            opens. 1.0 by default.
+        open_for: Seconds to stay open before a probe is let through, jittered upwards by up
+            to 10 %; or a backoff, which grows while probes fail. 30 by default.
+        half_open_calls: How many probes must succeed to close, and how many are let through
+            to find out. 1 by default.
+        half_open_timeout: Seconds after which a probe that has not come back has failed.
+            60 by default.
+
+    Raises:
+        TypeError: A value is of the wrong type, or two options exclude each other.
+        ValueError: A value is out of its range.
+
+    A refused call raises `CircuitOpenError`. The call that trips the circuit raises the
+    backend's own error.
+    """
+
+    kind: ClassVar[str] = "circuit_breaker"
+    stateful = True
+
+    def __init__(
+        self,
+        name: str | None = None,
+        *,
+        on: On = Exception,
+        unless: ExceptionTypes | tuple[()] = (),
+        on_result: Callable[[Any], bool] | None = None,
+        failure_rate: float | None = None,
+        window_calls: int | None = None,
+        window_seconds: Duration | None = None,
+        minimum_calls: int | None = None,
+        consecutive_failures: int | None = None,
+        slow_call: Duration | None = None,
+        slow_rate: float | None = None,
+        open_for: Duration | Iterable[Duration] = 30,
+        half_open_calls: int = 1,
+        half_open_timeout: Duration = 60,
+    ) -> None:
+        if name is not None and callable(name):
+            raise TypeError(
+                "CircuitBreaker was given a function: did you mean @CircuitBreaker() above it?"
+            )
+        super().__init__(name)
+        if window_calls is not None and window_seconds is not None:
+            raise TypeError("give window_calls or window_seconds, not both")
+        if failure_rate is not None and consecutive_failures is not None:
+            raise TypeError("give failure_rate or consecutive_failures, not both")
+        if slow_rate is not None and slow_call is None:
+            raise TypeError("slow_rate needs slow_call=..., the seconds that make a call slow")
+        self._matcher = Matcher(on, unless)
+        self._on_result = predicate(on_result, "on_result")
+        self._slow_call = None if slow_call is None else seconds(slow_call, "slow_call")
+        size, window = _window(window_calls, window_seconds)
+        self._timed = window_seconds is not None
+        self._circuit = Circuit(
+            Rules(
+                new_window=window,
+                minimum_calls=_minimum(minimum_calls, size),
+                failure_rate=0.5 if failure_rate is None else share(failure_rate, "failure_rate"),
+                consecutive_failures=None
+                if consecutive_failures is None
+                else count(consecutive_failures, "consecutive_failures"),
+                slow_rate=1.0 if slow_rate is None else share(slow_rate, "slow_rate"),
+                open_for=_open_for(open_for),
+                half_open_calls=count(half_open_calls, "half_open_calls"),
+                half_open_timeout=seconds(half_open_timeout, "half_open_timeout"),
+            )
+        )
+
+    @property
+    def state(self) -> CircuitState:
+        """Where the circuit stands. An open one stays open until a call comes to probe."""
+        state = self._circuit.state(clock.now())
+        self._announce("")
+        return state
+
+    def isolate(self) -> None:
+        """Refuse every call until `reset()`, whatever the backend does."""
+        self._circuit.isolate()
+        self._announce("")
+
+    def reset(self) -> None:
+        """Close the circuit and forget what was seen."""
+        self._circuit.reset()
+        self._announce("")
+
+    def snapshot(self) -> CircuitBreakerSnapshot:
+        """Return the state, and what the current window holds, as plain values."""
+        state = self.state
+        counts = self._circuit.counts(clock.now())
+        return CircuitBreakerSnapshot(
+            name=self.name,
+            kind=self.kind,
+            state=state,
+            calls=counts.calls,
+            failures=counts.failures,
+            slow_calls=counts.slow,
+            failure_rate=counts.failure_rate,
+        )
+
+    def guard(self) -> CircuitGuard:
+        """Return a fresh block to run one call in: `with breaker.guard() as call: ...`.
+
+        `call.set_result(value)` returns its value; `on_result=` judges it.
+        """
+        call = Call()
+        call.site = Site(self.name, "", (self,))
+        return CircuitGuard(self, call)
+
+    def wrap(self, inner: SyncCall[Any]) -> SyncCall[Any]:
+        """Return `inner` protected; for plain functions."""
+        circuit = self._circuit
+        quick = self._quick()
+
+        def breaker(args: Any, kwargs: Any, call: Call) -> Any:
+            period = circuit.period
+            permit = period if period.admits_all else self._admit(call)
+            started = 0.0 if quick else clock.now()
+            try:
+                result = inner(args, kwargs, call)
+            except BaseException as error:
+                self._failed(permit, call, started, error)
+                raise
+            if quick and permit is period:
+                permit.window.success()
+            else:
+                self._returned(permit, call, started, result)
+            return result
+
+        return breaker
+
+    def awrap(self, inner: AsyncCall[Any]) -> AsyncCall[Any]:
+        """Return `inner` protected; for coroutine functions."""
+        circuit = self._circuit
+        quick = self._quick()
+
+        async def breaker(args: Any, kwargs: Any, call: Call) -> Any:
+            period = circuit.period
+            permit = period if period.admits_all else self._admit(call)
+            started = 0.0 if quick else clock.now()
+            try:
+                result = await inner(args, kwargs, call)
+            except BaseException as error:
+                self._failed(permit, call, started, error)
+                raise
+            if quick and permit is period:
+                permit.window.success()
+            else:
+                self._returned(permit, call, started, result)
+            return result
+
+        return breaker
+
+    def wrap_stream(self, inner: SyncStream) -> SyncStream:
+        """Return `inner` protected until it is exhausted or closed; for generator functions."""
+        self._refuse_on_result()
+
+        def breaker(args: Any, kwargs: Any, call: Call) -> Any:
+            guard = CircuitGuard(self, call, stream=True)
+            return relay(lambda: start(inner(args, kwargs, call)), guard, guard.step)
+
+        return breaker
+
+    def awrap_stream(self, inner: AsyncStream) -> AsyncStream:
+        """Return `inner` protected until exhausted or closed; for async generator functions."""
+        self._refuse_on_result()
+
+        def breaker(args: Any, kwargs: Any, call: Call) -> Any:
+            guard = CircuitGuard(self, call, stream=True)
+            return arelay(lambda: astart(inner(args, kwargs, call)), guard, guard.step)
+
+        return breaker
+
+    def _refuse_on_result(self) -> None:
+        if self._on_result is not None:
+            raise TypeError(
+                "on_result cannot judge a generator, which returns its items one by one: "
+                "leave it out, or raise an error in the generator"
+            )
+
+    def _quick(self) -> bool:
+        """Whether a success needs no more than to be counted: no time, no row, no look."""
+        rules = self._circuit.rules
+        return not (
+            self._timed
+            or self._slow_call is not None
+            or self._on_result is not None
+            or rules.consecutive_failures is not None
+        )
+
+    def _admit(self, call: Call) -> Permit:
+        """Ask a circuit that is not closed for a permit."""
+        found = self._circuit.admit(clock.now())
+        self._announce(call.function)
+        if not isinstance(found, Refusal):
+            return found
+        _observe.emit(
+            self,
+            CallRejected,
+            call.function,
+            reason="circuit_open",
+            retry_after=found.retry_after,
+        )
+        raise CircuitOpenError(
+            _refused(self.name, found),
+            policy=self.name,
+            retry_after=found.retry_after,
+            state=found.state,
+            last_failure=found.why,
+        )
+
+    def _failed(
+        self, permit: Permit, call: Call, started: float, error: BaseException
+    ) -> None:
+        """Judge a call that raised."""
+        now = clock.now()
+        slow = self._slow_call is not None and now - started >= self._slow_call
+        if self._is_failure(error, call):
+            permit.bad(now, failed=True, slow=slow, why=where(error))
+            self._announce(call.function)
+        else:
+            permit.neutral()
+
+    def _is_failure(self, error: BaseException, call: Call) -> bool:
+        if not isinstance(error, Exception):
+            # Cancelled because a deadline of ours ran out: the backend hung. Were it neutral,
+            # an outer timeout would hide every hang from the breaker inside it.
+            return call.entered and is_cancellation(error) and deadline.ran_out()
+        if isinstance(error, CallTimeoutError) and error._origin is call.root:
+            # A timeout further in this pipeline: a hang is the backend's, whatever `on` says.
+            return True
+        return self._matcher.matches(error)
+
+    def _returned(self, permit: Permit, call: Call, started: float, result: Any) -> None:
+        """Judge a call that returned."""
+        now = clock.now()
+        took = now - started
+        slow = self._slow_call is not None and took >= self._slow_call
+        try:
+            failed = self._on_result is not None and bool(self._on_result(result))
+        except BaseException:
+            permit.neutral()
+            raise
+        if failed or slow:
+            why = "a result that on_result refused" if failed else f"a slow call of {took:.3g} s"
+            permit.bad(now, failed, slow, f"{why} in {call.function}" if call.function else why)
+            self._announce(call.function)
+        else:
+            permit.success_at(now)
+            self._announce(call.function)
+
+    def _announce(self, function: str) -> None:
+        """Tell of the changes of state, one event each, in order, with no lock held."""
+        changes = self._circuit.changes
+        while changes:
+            try:
+                old, new = changes.popleft()
+            except IndexError:  # another thread was faster
+                return
+            _observe.emit(self, CircuitStateChanged, function, old=old, new=new)
+
+
+class CircuitGuard:
+    """One call through the breaker, as a block; nothing in it waits, so `async with` works.
+
+    A block may be left in another task or context than it was entered in.
+    """
+
+    __slots__ = ("_breaker", "_call", "_has_result", "_permit", "_result", "_spent", "_started",
+                 "_stream")  # fmt: skip
+
+    def __init__(self, breaker: CircuitBreaker, call: Call, *, stream: bool = False) -> None:
+        self._breaker = breaker
+        self._call = call
+        self._stream = stream
+        self._permit: Permit | None = None
+        self._has_result = False
+        self._result: Any = None
+        self._spent = 0.0
+        self._started = 0.0
+
+    def set_result(self, result: Any) -> Any:
+        """Say what the call came to, for `on_result=` to judge; returns `result`."""
+        self._result, self._has_result = result, True
+        return result
+
+    def __enter__(self) -> CircuitGuard:
+        if self._permit is not None:
+            raise RuntimeError("a guard serves one block: call guard() for each")
+        if modes.passthrough:
+            return self
+        period = self._breaker._circuit.period
+        if isinstance(period, Closed):
+            self._permit = period
+        else:
+            self._permit = self._breaker._admit(self._call)
+        self._call.entered = not self._stream
+        self._started = clock.now()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        permit = self._permit
+        if permit is None:
+            return
+        # Of a stream only the time inside its steps counts, not the consumer's.
+        started = clock.now() - self._spent if self._stream else self._started
+        breaker = self._breaker
+        if error is not None:
+            breaker._failed(permit, self._call, started, error)
+        elif breaker._on_result is not None and not self._has_result:
+            permit.neutral()
+            raise RuntimeError("with on_result=, the block must call set_result(...)")
+        else:
+            breaker._returned(permit, self._call, started, self._result)
+
+    async def __aenter__(self) -> CircuitGuard:
+        return self.__enter__()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.__exit__(kind, error, trace)
+
+    def step(self) -> _Step:
+        """Return the block to run one step of a stream in."""
+        return _Step(self)
+
+
+class _Step:
+    """Adds the time of one step to its guard's."""
+
+    __slots__ = ("_guard", "_started")
+
+    def __init__(self, guard: CircuitGuard) -> None:
+        self._guard = guard
+        self._started = 0.0
+
+    def __enter__(self) -> None:
+        self._started = clock.now()
+
+    def __exit__(self, *exc: object) -> None:
+        self._guard._spent += clock.now() - self._started
+
+    async def __aenter__(self) -> None:
+        self.__enter__()
+
+    async def __aexit__(self, *exc: object) -> None:
+        self.__exit__()
+
+
+def where(error: BaseException) -> str:
+    """The type of `error`, and the place it was raised at, innermost."""
+    name = type(error).__qualname__
+    trace = error.__traceback__
+    if trace is None:
+        return name
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    code = trace.tb_frame.f_code
+    file = code.co_filename.replace("\\", "/").rpartition("/")[2]
+    return f"{name} at {file}:{trace.tb_lineno} in {code.co_name}"
+
+
+def _refused(name: str, refusal: Refusal) -> str:
+    if refusal.state is CircuitState.ISOLATED:
+        return f"{name} is isolated: calls are refused until reset()"
+    if refusal.state is CircuitState.HALF_OPEN:
+        text = f"{name} is half-open and has all its probes under way"
+    else:
+        text = f"{name} is open for another {refusal.retry_after:.3g} s"
+    return f"{text}; last failure: {refusal.why}"
+
+
+def _window(
+    calls: int | None, duration: Duration | None
+) -> tuple[int | None, Callable[[], CountWindow | TimeWindow]]:
+    if duration is not None:
+        return None, partial(TimeWindow, seconds(duration, "window_seconds"))
+    size = 100 if calls is None else count(calls, "window_calls")
+    return size, partial(CountWindow, size)
+
+
+def _minimum(minimum: int | None, size: int | None) -> int:
+    if minimum is None:
+        return 10 if size is None else min(10, size)
+    found = count(minimum, "minimum_calls")
+    if size is not None and found > size:
+        raise ValueError(
+            f"minimum_calls ({found}) is more than window_calls ({size}), so the circuit "
+            "would never open: lower it or enlarge the window"
+        )
+    return found
+
+
+def _open_for(value: Duration | Iterable[Duration]) -> float | Iterable[float]:
+    if isinstance(value, Iterable):
+        found = check(value, "open_for")
+        if isinstance(found, tuple) and not found:
+            raise ValueError("open_for must hold at least one wait")
+        return found
+    return seconds(value, "open_for")

@@ -1,0 +1,116 @@
+"""Pipelines: several policies as one, outermost first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from resilient._call import AsyncCall, AsyncStream, Site, SyncCall, SyncStream
+from resilient._decorate import Protected, compose
+from resilient._order import check_order
+from resilient._policy import Policy, name_in_order
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineSnapshot:
+    """The states of a pipeline's policies, outermost first."""
+
+    name: str
+    kind: str
+    policies: tuple[Any, ...]
+
+
+class Pipeline(Policy[Any, Any]):
+    """Several policies as one policy, outermost first.
+
+    Args:
+        policies: One or more policies; a pipeline may stand among them.
+        name: Names the pipeline in events, errors and telemetry, and after it the policies
+            that have no name of their own (`payments.retry`).
+
+    Raises:
+        TypeError: Something among them is not a policy.
+
+    Warns:
+        CompositionWarning: The order is known to be wrong; the text says why.
+    """
+
+    kind: ClassVar[str] = "pipeline"
+
+    def __init__(self, *policies: Policy[Any, Any], name: str | None = None) -> None:
+        if not policies:
+            raise TypeError("a pipeline needs at least one policy: Pipeline(Timeout(5), ...)")
+        for policy in policies:
+            if not isinstance(policy, Policy):
+                hint = "; call the class first" if isinstance(policy, type) else ""
+                raise TypeError(f"a pipeline is made of policies, not {policy!r}{hint}")
+        super().__init__(name)
+        self.policies = policies
+        self._all = tuple(leaf for policy in policies for leaf in policy._leaves())
+        check_order(self._all, stacklevel=2)
+
+    @property
+    def repeats(self) -> bool:  # type: ignore[override]
+        """Whether one call may become several attempts."""
+        return any(policy.repeats for policy in self._all)
+
+    def snapshot(self) -> PipelineSnapshot:
+        """Return the states of all policies, nested pipelines opened."""
+        found = tuple(policy.snapshot() for policy in self._all)
+        return PipelineSnapshot(self.name, self.kind, found)
+
+    def wrap(self, inner: SyncCall[Any]) -> SyncCall[Any]:
+        """Return `inner` protected; for plain functions."""
+        chain: SyncCall[Any] = compose(self._all, inner, "wrap")
+        return chain
+
+    def awrap(self, inner: AsyncCall[Any]) -> AsyncCall[Any]:
+        """Return `inner` protected; for coroutine functions."""
+        chain: AsyncCall[Any] = compose(self._all, inner, "awrap")
+        return chain
+
+    def wrap_stream(self, inner: SyncStream) -> SyncStream:
+        """Return `inner` protected; for generator functions."""
+        chain: SyncStream = compose(self._all, inner, "wrap_stream")
+        return chain
+
+    def awrap_stream(self, inner: AsyncStream) -> AsyncStream:
+        """Return `inner` protected; for asynchronous generator functions."""
+        chain: AsyncStream = compose(self._all, inner, "awrap_stream")
+        return chain
+
+    def _leaves(self) -> tuple[Policy[Any, Any], ...]:
+        return self._all
+
+    def _pipeline_name(self) -> str | None:
+        return self._name if self._named_by is None else None
+
+    def _name_leaves(self, site: Site, *, alone: bool) -> None:
+        self._take_name(site.name, site)
+        for policy in self.policies:
+            if isinstance(policy, Pipeline) and policy._name is not None:
+                policy._name_leaves(Site(policy._name, "", ()), alone=False)
+        name_in_order(self._all, site)
+
+    def _lose_name(self, site: Site) -> None:
+        super()._lose_name(site)
+
+
+def pipeline_of(decorated: Any) -> Pipeline:
+    """Return the pipeline that protects `decorated`.
+
+    Args:
+        decorated: A function, or a bound method, that a policy has decorated.
+
+    Raises:
+        TypeError: No policy protects it.
+    """
+    found = getattr(decorated, "__func__", decorated)
+    if type(found) is not Protected:
+        raise TypeError(f"{decorated!r} is not protected by a policy")
+    pipeline = found._self_pipeline
+    if not isinstance(pipeline, Pipeline):
+        site = found._self_site
+        pipeline = Pipeline(*site.policies, name=site.name)
+        found._self_pipeline = pipeline
+    return pipeline
