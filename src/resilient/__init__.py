@@ -1,9 +1,14 @@
-"""Resilience patterns for services that must stay up."""
+"""Resilience patterns for services that must stay up.
+
+Circuit breakers, retries, timeouts, bulkheads, fallbacks, hedges and failover pools, as
+composable policies: the same object on sync and async code, told in traces and metrics.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
+from resilient import telemetry as telemetry  # it puts itself in place
 from resilient._attempts import attempt_number
 from resilient._core.backoff import Backoff, constant, decorrelated, exponential
 from resilient._core.budget import RetryBudget
@@ -14,6 +19,7 @@ from resilient._decorate import asynchronous
 from resilient._observe import subscribe
 from resilient._order import CompositionWarning
 from resilient._policy import Policy, policies
+from resilient.bulkhead import Bulkhead
 from resilient.circuit_breaker import CircuitBreaker
 from resilient.errors import (
     BulkheadFullError,
@@ -24,5 +30,49 @@ from resilient.errors import (
     ResilienceError,
     WorkersExhaustedError,
 )
+from resilient.fallback import Fallback
+from resilient.per_key import PerKey
 from resilient.pipeline import Pipeline, pipeline_of
 from resilient.retry import Retry
+from resilient.timeout import Timeout
+
+__all__ = [
+    "Backoff",
+    "Bulkhead",
+    "BulkheadFullError",
+    "CallTimeoutError",
+    "CircuitBreaker",
+    "CircuitOpenError",
+    "CircuitState",
+    "CompositionWarning",
+    "Fallback",
+    "PerKey",
+    "Pipeline",
+    "Policy",
+    "PoolExhaustedError",
+    "RejectedError",
+    "ResilienceError",
+    "Retry",
+    "RetryBudget",
+    "Timeout",
+    "WorkersExhaustedError",
+    "asynchronous",
+    "attempt_number",
+    "constant",
+    "decorrelated",
+    "exponential",
+    "once",
+    "pipeline_of",
+    "policies",
+    "remaining",
+    "subscribe",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        # Read on demand: looking at the installed metadata costs more than all the rest.
+        from importlib.metadata import version
+
+        return version("resilient-patterns")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

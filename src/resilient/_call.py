@@ -7,6 +7,7 @@ call, and to one attempt of it, is in the third.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,20 +27,28 @@ class Site:
         function: The qualified name of the protected function.
         policies: The policies in force, from the outside in, nested pipelines opened.
         pipeline_name: The name that a pipeline was given; `None` if it goes by the function.
+        target_at: Where in the arguments a pool puts its member's target: 1 after the `self`
+            or `cls` of a method, else 0.
     """
 
-    __slots__ = ("__weakref__", "function", "name", "pipeline_name", "policies")
+    __slots__ = ("__weakref__", "function", "name", "pipeline_name", "policies", "target_at")
 
     def __init__(self, name: str, function: str, policies: tuple[Policy[Any, Any], ...]) -> None:
         self.name = name
         self.function = function
         self.policies = policies
         self.pipeline_name: str | None = None
+        self.target_at = 0
 
     @property
     def repeats(self) -> bool:
         """Whether one call may become several attempts: a retry, a hedge or a pool is here."""
         return any(policy.repeats for policy in self.policies)
+
+    @property
+    def may_repeat(self) -> bool:
+        """Whether that is so, or can become so: which policies a key will have is open."""
+        return any(policy.repeats or policy.kind == "per_key" for policy in self.policies)
 
 
 class Call:
@@ -57,9 +66,16 @@ class Call:
         attempts: How many attempts the whole call has made so far; kept on the root.
         fell_back: Whether a fallback stood in; kept on the root.
         abandoned: Workers that still run although nobody waits for them, if any.
-        on_abandon: Called when the worker that runs this call is given up; `None` outside
-            a worker.
+        on_abandon: Called when the worker that runs this call is given up, with whether that
+            is the backend's failure; `None` outside a worker.
+        member: The name of the pool's member that this attempt goes to; `None` without a pool.
         tried: What a pool remembers of the members tried in this call; kept on the root.
+        unrepeatable: Why the function must not be called again, if so; kept on the root, where
+            an integration puts it, also while the function runs.
+        delivered: Whether a part of the result is with the caller, so that nothing can take
+            its place; kept on the root.
+        key: Names the key of a `PerKey` instead of its own, if it is not `None`; kept on the
+            root.
         span: What telemetry keeps with the call.
     """
 
@@ -72,8 +88,12 @@ class Call:
     attempts: int = 1
     fell_back: bool = False
     abandoned: list[Any] | None = None
-    on_abandon: list[Callable[[], None]] | None = None
+    on_abandon: list[Callable[[bool], None]] | None = None
+    member: str | None = None
     tried: dict[Any, Any] | None = None
+    unrepeatable: str | None = None
+    delivered: bool = False
+    key: Callable[..., Any] | None = None
     span: Any = None
 
     @property
@@ -110,7 +130,7 @@ AsyncStream = Callable[[Args, Kwargs, Call], AsyncGenerator[Any, Any]]
 
 def name_of(fn: object) -> str:
     """The qualified name of a function, of the function in a partial, or of a class."""
-    while hasattr(fn, "func") and not hasattr(fn, "__qualname__"):
+    while isinstance(fn, functools.partial):
         fn = fn.func
     name = getattr(fn, "__qualname__", None)
     return name if isinstance(name, str) else type(fn).__qualname__

@@ -34,7 +34,14 @@ class Misuse(BaseException):
     """A misuse seen inside the chain: neutral for every policy, a `TypeError` outside it."""
 
 
-class Protected(wrapt.CallableObjectProxy):  # type: ignore[misc]
+if TYPE_CHECKING:
+    # Newer stubs make the proxy generic, which older versions are not at run time.
+    _Proxy = wrapt.CallableObjectProxy[Any]
+else:
+    _Proxy = wrapt.CallableObjectProxy
+
+
+class Protected(_Proxy):
     """A protected function: looks, pickles and copies like the function it protects."""
 
     def __init__(self, shell: Callable[..., Any], fn: Callable[..., Any], site: Site) -> None:
@@ -42,13 +49,16 @@ class Protected(wrapt.CallableObjectProxy):  # type: ignore[misc]
         self._self_fn = fn
         self._self_site = site
         self._self_pipeline: Any = None
+        # Makes the function that takes `self` first, where that was not known from the start.
+        self._self_as_method: Callable[[], Protected] | None = None
 
     def __get__(self, instance: object, owner: type | None = None) -> Any:
-        return self if instance is None else MethodType(self, instance)
+        found = self if self._self_as_method is None else self._self_as_method()
+        return found if instance is None else MethodType(found, instance)
 
     # A function pickles by its qualified name and copies as itself.
     def __reduce__(self) -> str:
-        name = getattr(self, "__qualname__", None)
+        name = getattr(self._self_fn, "__qualname__", None)
         if not isinstance(name, str):
             raise TypeError(f"cannot pickle {self!r}: it has no qualified name to find it by")
         return name
@@ -75,7 +85,92 @@ def protect(policies: tuple[Policy[Any, Any], ...], name: str | None, fn: Any) -
     """Return `fn`, of whatever kind, protected by `policies`."""
     site = Site(name or name_of(fn), name_of(fn), policies)
     shell = _SHELLS[kind_of(fn)](fn, site)
-    return Protected(shell, fn, site)
+    if not hasattr(fn, "__qualname__"):
+        # A partial or an object: without this, its name would be that of the shell.
+        shell.__qualname__ = site.function
+        shell.__name__ = site.function.rpartition(".")[2]
+    return injected(shell, fn, site) if injecting(policies) else Protected(shell, fn, site)
+
+
+def injecting(policies: tuple[Policy[Any, Any], ...]) -> list[Policy[Any, Any]]:
+    """Those of `policies` that put a target before the caller's arguments."""
+    return [policy for policy in policies if policy.injects]
+
+
+def injected(shell: Callable[..., Any], fn: Any, site: Site) -> Protected:
+    """Return the proxy of a function whose first parameters the policies supply."""
+    site.target_at = int(_in_class(fn))
+    _hide_targets(shell, fn, site)
+    protected = Protected(shell, fn, site)
+    if not site.target_at:
+        protected._self_as_method = _as_method(protected)
+    return protected
+
+
+def bare(policies: tuple[Policy[Any, Any], ...], fn: Any, at: int = 0) -> Any:
+    """Return `fn` as it is called with all policies out of the way: targets alone are left."""
+    pools = injecting(policies)
+    if not pools:
+        return fn
+
+    def with_targets(*args: Any, **kwargs: Any) -> Any:
+        for pool in pools:
+            args = (*args[:at], pool._bare_target(), *args[at:])
+        return fn(*args, **kwargs)
+
+    return with_targets
+
+
+def _in_class(fn: Any) -> bool:
+    """Whether `fn`, by its names, is defined in a class and takes `self` or `cls` first."""
+    outer, _, _ = name_of(fn).rpartition(".")
+    if not outer or outer.endswith("<locals>"):
+        return False
+    first = next(iter(_parameters(fn)), None)
+    return first is not None and first.name in ("self", "cls", "mcs")
+
+
+def _parameters(fn: Any) -> list[inspect.Parameter]:
+    try:
+        return list(inspect.signature(fn).parameters.values())
+    except (TypeError, ValueError):  # written in C, and says nothing of its parameters
+        return []
+
+
+def _hide_targets(shell: Any, fn: Any, site: Site) -> None:
+    """Take the parameters that the policies supply out of the signature."""
+    parameters = _parameters(fn)
+    for _ in injecting(site.policies):
+        at = site.target_at
+        if len(parameters) > at and parameters[at].kind < inspect.Parameter.VAR_POSITIONAL:
+            hidden = parameters.pop(at)
+            shell.__annotations__ = {
+                name: one for name, one in shell.__annotations__.items() if name != hidden.name
+            }
+    if parameters or _parameters(fn):
+        shell.__signature__ = inspect.signature(fn).replace(parameters=parameters)
+
+
+def _as_method(protected: Protected) -> Callable[[], Protected]:
+    """What makes, once, the variant of `protected` that is bound to an instance.
+
+    A function may be put into a class long after it was decorated, and stay in use alone.
+    """
+    made: list[Protected] = []
+
+    def method() -> Protected:
+        if not made:
+            site, fn = protected._self_site, protected._self_fn
+            twin = Site(site.name, site.function, site.policies)
+            twin.pipeline_name = site.pipeline_name
+            twin.target_at = 1
+            shell = _SHELLS[kind_of(fn)](fn, twin)
+            _hide_targets(shell, fn, twin)
+            made.append(Protected(shell, fn, twin))
+            made[0]._self_pipeline = protected._self_pipeline
+        return made[0]
+
+    return method
 
 
 def kind_of(fn: Callable[..., Any]) -> str:
@@ -90,7 +185,7 @@ def kind_of(fn: Callable[..., Any]) -> str:
             return "async generator"
         if inspect.isgeneratorfunction(candidate):
             return "generator"
-        if _is_coroutine_function(candidate):
+        if is_coroutine_function(candidate):
             return "async"
     return "sync"
 
@@ -101,7 +196,8 @@ def _call_method(target: object) -> Any:
     return getattr(type(target), "__call__", None)  # noqa: B004 - it is read, not tested
 
 
-def _is_coroutine_function(fn: Any) -> bool:
+def is_coroutine_function(fn: Any) -> bool:
+    """Whether something marks `fn` as returning a coroutine."""
     if inspect.iscoroutinefunction(fn):
         return True
     # Marks that only asyncio knows, such as an AsyncMock's; it drops them in 3.14.
@@ -141,18 +237,17 @@ def _refuse_awaitable(result: Any, function: str) -> NoReturn:
 
 def unpack(fn: Callable[..., Any], function: str) -> SyncCall[Any]:
     """The innermost call of a plain function."""
-    plain: type | None = None
+    checked = False
 
     def enter(args: Args, kwargs: Kwargs, call: Call) -> Any:
-        nonlocal plain
+        nonlocal checked
         call.entered = True
+        if checked:
+            return fn(*args, **kwargs)
         result = fn(*args, **kwargs)
-        kind = type(result)
-        # Nearly all functions return one type; looking at it once is enough.
-        if kind is not plain:
-            if hasattr(kind, "__await__"):
-                _refuse_awaitable(result, function)
-            plain = kind
+        if hasattr(type(result), "__await__"):
+            _refuse_awaitable(result, function)
+        checked = True
         return result
 
     return enter
@@ -208,18 +303,20 @@ def given_stream(args: Args, kwargs: Kwargs, call: Call) -> Any:
 
 
 def _shell_sync(fn: Any, site: Site) -> Callable[..., Any]:
-    chain = _observe.observer.around(
-        compose(site.policies, unpack(fn, site.function), "wrap"), site
-    )
+    chain = compose(site.policies, unpack(fn, site.function), "wrap")
+    observed = _observe.observer.around(chain, site)
+    guards_alone = not site.may_repeat
 
     @functools.wraps(fn)
     def shell(*args: Any, **kwargs: Any) -> Any:
         if modes.passthrough:
-            return fn(*args, **kwargs)
+            return bare(site.policies, fn, site.target_at)(*args, **kwargs)
         call = Call()
         call.site = site
         try:
-            return chain(args, kwargs, call)
+            if guards_alone and modes.unwatched:
+                return chain(args, kwargs, call)
+            return observed(args, kwargs, call)
         except Misuse as misuse:
             raise TypeError(str(misuse)) from None
 
@@ -227,15 +324,19 @@ def _shell_sync(fn: Any, site: Site) -> Callable[..., Any]:
 
 
 def _shell_async(fn: Any, site: Site) -> Callable[..., Any]:
-    chain = _observe.observer.aaround(compose(site.policies, aunpack(fn), "awrap"), site)
+    chain = compose(site.policies, aunpack(fn), "awrap")
+    observed = _observe.observer.aaround(chain, site)
+    guards_alone = not site.may_repeat
 
     @functools.wraps(fn)
     async def shell(*args: Any, **kwargs: Any) -> Any:
         if modes.passthrough:
-            return await fn(*args, **kwargs)
+            return await bare(site.policies, fn, site.target_at)(*args, **kwargs)
         call = Call()
         call.site = site
-        return await chain(args, kwargs, call)
+        if guards_alone and modes.unwatched:
+            return await chain(args, kwargs, call)
+        return await observed(args, kwargs, call)
 
     return shell
 
@@ -248,7 +349,7 @@ def _shell_generator(fn: Any, site: Site) -> Callable[..., Any]:
     @functools.wraps(fn)
     def shell(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
         if modes.passthrough:
-            return (yield from fn(*args, **kwargs))
+            return (yield from bare(site.policies, fn, site.target_at)(*args, **kwargs))
         call = Call()
         call.site = site
         return (yield from chain(args, kwargs, call))
@@ -265,7 +366,10 @@ def _shell_async_generator(fn: Any, site: Site) -> Callable[..., Any]:
     async def shell(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
         call = Call()
         call.site = site
-        generator = fn(*args, **kwargs) if modes.passthrough else chain(args, kwargs, call)
+        if modes.passthrough:
+            generator = bare(site.policies, fn, site.target_at)(*args, **kwargs)
+        else:
+            generator = chain(args, kwargs, call)
         # What `yield from` would do; see `_runtime.streams`.
         started = await astart(generator)
         try:

@@ -78,6 +78,11 @@ class Observer:
         """Something happened: `cls(policy=..., kind=..., function=..., **fields)`."""
 
 
+def hears() -> bool:
+    """Whether telling of an event is of any use to telemetry now; telemetry puts its own here."""
+    return False
+
+
 observer = Observer()
 everyone = Listeners()
 
@@ -93,6 +98,11 @@ def subscribe(listener: Listener) -> Unsubscribe:
         A function that ends the subscription.
     """
     return everyone.add(listener)
+
+
+def heard(policy: Policy[Any, Any]) -> bool:
+    """Whether anybody would hear an event of `policy`."""
+    return bool(everyone.all or policy._listeners.all or hears())
 
 
 def emit(policy: Policy[Any, Any], cls: type[Event], function: str, **fields: Any) -> None:

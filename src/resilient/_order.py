@@ -43,7 +43,7 @@ def _pair(outer: Any, inner: Any) -> str | None:
             return None
         return f"the same {outer.kind} stands twice in the pipeline, and counts each call twice"
     match outer.kind, inner.kind:
-        case ("retry" | "hedge" | "circuit_breaker"), "fallback":
+        case (("retry" | "hedge" | "circuit_breaker"), "fallback"):
             return (
                 f"a fallback inside a {outer.kind}: it hides every failure from the "
                 f"{outer.kind}; put the fallback outside"

@@ -23,9 +23,9 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, cast, overload
+from typing import Any, ClassVar, Concatenate, Generic, Never, ParamSpec, overload
 
 from resilient import _observe
 from resilient._call import (
@@ -42,6 +42,7 @@ from resilient._decorate import (
     Misuse,
     Protected,
     agiven,
+    bare,
     compose,
     given,
     given_stream,
@@ -51,16 +52,16 @@ from resilient._order import check_order
 from resilient._runtime import modes
 
 if sys.version_info >= (3, 13):
-    from typing import Never, TypeVar
+    from typing import TypeVar
 else:
-    from typing_extensions import Never, TypeVar
-
-if TYPE_CHECKING:
-    from typing_extensions import Concatenate
+    from typing_extensions import TypeVar
 
 P = ParamSpec("P")
 R = TypeVar("R")
 S = TypeVar("S")
+T = TypeVar("T")
+Self_ = TypeVar("Self_")
+Fn = TypeVar("Fn", bound=Callable[..., Any])
 # What the policy puts before the caller's arguments; Never: nothing.
 Target_co = TypeVar("Target_co", covariant=True, default=Never)
 # What the policy may return in place of the function's result; Never: nothing.
@@ -95,6 +96,8 @@ class Policy(Generic[Target_co, Extra_co]):
     repeats: bool = False
     # Whether the object holds state that must stand only once in a pipeline.
     stateful: ClassVar[bool] = False
+    # Whether it puts a target before the caller's arguments, as a pool does.
+    injects: bool = False
 
     def __init__(self, name: str | None = None) -> None:
         if name is not None and not isinstance(name, str):
@@ -143,7 +146,33 @@ class Policy(Generic[Target_co, Extra_co]):
         """Call `listener` with each event of this policy; see `resilient.subscribe`."""
         return self._listeners.add(listener)
 
-    def __call__(self, fn: Any) -> Any:
+    @overload
+    def __call__(self: Policy[Never, Never], fn: Fn, /) -> Fn: ...
+    @overload
+    def __call__(
+        self: Policy[Never, S], fn: Callable[P, Coroutine[Any, Any, R]], /
+    ) -> Callable[P, Coroutine[Any, Any, R | S]]: ...
+    @overload
+    def __call__(  # type: ignore[overload-overlap]
+        self: Policy[Never, S], fn: Callable[P, R], /
+    ) -> Callable[P, R | S]: ...
+    @overload
+    def __call__(  # type: ignore[overload-overlap]
+        self: Policy[T, S], fn: Callable[Concatenate[T, P], Coroutine[Any, Any, R]], /
+    ) -> Callable[P, Coroutine[Any, Any, R | S]]: ...
+    @overload
+    def __call__(  # type: ignore[overload-overlap]
+        self: Policy[T, S], fn: Callable[Concatenate[T, P], R], /
+    ) -> Callable[P, R | S]: ...
+    @overload
+    def __call__(
+        self: Policy[T, S], fn: Callable[Concatenate[Self_, T, P], Coroutine[Any, Any, R]], /
+    ) -> Callable[Concatenate[Self_, P], Coroutine[Any, Any, R | S]]: ...
+    @overload
+    def __call__(
+        self: Policy[T, S], fn: Callable[Concatenate[Self_, T, P], R], /
+    ) -> Callable[Concatenate[Self_, P], R | S]: ...
+    def __call__(self, fn: Any, /) -> Any:
         """Decorate `fn`: return it protected, with the same signature and kind.
 
         Args:
@@ -155,6 +184,18 @@ class Policy(Generic[Target_co, Extra_co]):
         """
         return decorate(self, fn)
 
+    @overload
+    def call(
+        self: Policy[Never, S], fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
+    ) -> R | S: ...
+    @overload
+    def call(
+        self: Policy[T, S],
+        fn: Callable[Concatenate[T, P], R],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> R | S: ...
     def call(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Call the plain function `fn` once, protected, and return its result.
 
@@ -165,7 +206,7 @@ class Policy(Generic[Target_co, Extra_co]):
         if code is not None and code.co_flags & _CODE_FLAGS:
             return self._call_marked(fn, code.co_flags, args, kwargs)
         if modes.passthrough:
-            return fn(*args, **kwargs)
+            return bare(self._leaves(), fn)(*args, **kwargs)
         chain, site = self._chains.get("wrap") or self._first_use("wrap", given, fn)
         call = Call()
         call.site = site
@@ -175,6 +216,22 @@ class Policy(Generic[Target_co, Extra_co]):
         except Misuse as misuse:
             raise TypeError(str(misuse)) from None
 
+    @overload
+    async def acall(
+        self: Policy[Never, S],
+        fn: Callable[P, Awaitable[R]],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> R | S: ...
+    @overload
+    async def acall(
+        self: Policy[T, S],
+        fn: Callable[Concatenate[T, P], Awaitable[R]],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> R | S: ...
     async def acall(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Call the coroutine function `fn` once, protected, and return its result.
 
@@ -185,7 +242,7 @@ class Policy(Generic[Target_co, Extra_co]):
         if code is not None and code.co_flags & inspect.CO_ASYNC_GENERATOR:
             raise TypeError(f"{name_of(fn)} is an asynchronous generator function: decorate it")
         if modes.passthrough:
-            return await fn(*args, **kwargs)
+            return await bare(self._leaves(), fn)(*args, **kwargs)
         chain, site = self._chains.get("awrap") or self._first_use("awrap", agiven, fn)
         call = Call()
         call.site = site
@@ -204,7 +261,7 @@ class Policy(Generic[Target_co, Extra_co]):
         if flags & inspect.CO_ASYNC_GENERATOR:
             raise TypeError(f"{name_of(fn)} is an asynchronous generator function: decorate it")
         if modes.passthrough:
-            return fn(*args, **kwargs)
+            return bare(self._leaves(), fn)(*args, **kwargs)
         return self._call_stream(fn, args, kwargs)
 
     def _call_stream(self, fn: Any, args: Any, kwargs: Any) -> Generator[Any, Any, Any]:
@@ -227,6 +284,14 @@ class Policy(Generic[Target_co, Extra_co]):
         return self._chains.setdefault(method, found)
 
     # How it stands in a pipeline.
+
+    def _bare_target(self) -> Any:
+        """What to inject when all policies are out of the way."""
+        raise NotImplementedError(f"{type(self).__name__} injects nothing")
+
+    def _idle(self) -> bool:
+        """Whether dropping the policy now would lose nothing that it knows or holds."""
+        return True
 
     def _leaves(self) -> tuple[Policy[Any, Any], ...]:
         """The policies that do the work; a pipeline gives those in it."""
@@ -267,7 +332,7 @@ def decorate(policy: Policy[Any, Any], fn: Any) -> Any:
         return _decorate_first(policy, fn)
     below: Site = fn._self_site
     stack = (*policy._leaves(), *below.policies)
-    check_order(stack, stacklevel=4)
+    check_order(stack, stacklevel=3)
     for leaf in below.policies:
         leaf._lose_name(below)
     name = policy._pipeline_name() or below.pipeline_name

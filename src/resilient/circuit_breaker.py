@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Never, TypeVar
 
 from resilient import _observe
 from resilient._call import AsyncCall, AsyncStream, Call, Site, SyncCall, SyncStream
@@ -19,13 +19,13 @@ from resilient._core.circuit import (
     Circuit,
     CircuitState,
     Closed,
-    Isolated,
+    Open,
     Permit,
     Refusal,
     Rules,
 )
 from resilient._core.durations import Duration, count, seconds, share
-from resilient._core.verdict import ExceptionTypes, Matcher, On, predicate
+from resilient._core.verdict import ExceptionTypes, FailedAnswer, Matcher, On, predicate
 from resilient._core.window import CountWindow, TimeWindow
 from resilient._policy import Policy
 from resilient._runtime import modes
@@ -33,6 +33,8 @@ from resilient._runtime.streams import arelay, astart, relay, start
 from resilient._runtime.waits import is_cancellation
 from resilient.errors import CallTimeoutError, CircuitOpenError
 from resilient.events import CallRejected, CircuitStateChanged
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,7 @@ class CircuitBreakerSnapshot:
     failure_rate: float
 
 
-class CircuitBreaker(Policy):
+class CircuitBreaker(Policy[Never, Never]):
     """Refuse calls for a while once too many have failed or were slow.
 
     Args:
@@ -105,7 +107,7 @@ class CircuitBreaker(Policy):
     ) -> None:
         if name is not None and callable(name):
             raise TypeError(
-                "CircuitBreaker was given a function: did you mean @CircuitBreaker() above it?"
+                "CircuitBreaker was given a function: did you mean `@CircuitBreaker()`?"
             )
         super().__init__(name)
         if window_calls is not None and window_seconds is not None:
@@ -165,6 +167,9 @@ class CircuitBreaker(Policy):
             failure_rate=counts.failure_rate,
         )
 
+    def _idle(self) -> bool:
+        return self.state is CircuitState.CLOSED
+
     def guard(self) -> CircuitGuard:
         """Return a fresh block to run one call in: `with breaker.guard() as call: ...`.
 
@@ -180,15 +185,18 @@ class CircuitBreaker(Policy):
         quick = self._quick()
 
         def breaker(args: Any, kwargs: Any, call: Call) -> Any:
-            period = circuit.period
+            period: Any = circuit.period
             permit = period if period.admits_all else self._admit(call)
             started = 0.0 if quick else clock.now()
+            watchers = call.on_abandon
+            if watchers is not None:
+                permit = self._shared(permit, call, started, watchers)
             try:
                 result = inner(args, kwargs, call)
             except BaseException as error:
                 self._failed(permit, call, started, error)
                 raise
-            if quick and permit is period:
+            if quick and permit is period and not call.fell_back:
                 permit.window.success()
             else:
                 self._returned(permit, call, started, result)
@@ -202,7 +210,7 @@ class CircuitBreaker(Policy):
         quick = self._quick()
 
         async def breaker(args: Any, kwargs: Any, call: Call) -> Any:
-            period = circuit.period
+            period: Any = circuit.period
             permit = period if period.admits_all else self._admit(call)
             started = 0.0 if quick else clock.now()
             try:
@@ -210,7 +218,7 @@ class CircuitBreaker(Policy):
             except BaseException as error:
                 self._failed(permit, call, started, error)
                 raise
-            if quick and permit is period:
+            if quick and permit is period and not call.fell_back:
                 permit.window.success()
             else:
                 self._returned(permit, call, started, result)
@@ -257,32 +265,61 @@ class CircuitBreaker(Policy):
 
     def _admit(self, call: Call) -> Permit:
         """Ask a circuit that is not closed for a permit."""
-        found = self._circuit.admit(clock.now())
+        now = clock.now()
+        period = self._circuit.period
+        # An open circuit refuses without a lock: in an outage this is what most calls meet.
+        if type(period) is Open and now < period.until:
+            raise self._refused(call, period.state, period.until - now, period.why)
+        found = self._circuit.admit(now)
         self._announce(call.function)
-        if not isinstance(found, Refusal):
-            return found
-        _observe.emit(
-            self,
-            CallRejected,
-            call.function,
-            reason="circuit_open",
-            retry_after=found.retry_after,
-        )
-        raise CircuitOpenError(
-            _refused(self.name, found),
-            policy=self.name,
-            retry_after=found.retry_after,
-            state=found.state,
-            last_failure=found.why,
-        )
+        if isinstance(found, Refusal):
+            raise self._refused(call, found.state, found.retry_after, found.why)
+        return found
+
+    def _refused(
+        self, call: Call, state: CircuitState, retry_after: float | None, why: str | None
+    ) -> CircuitOpenError:
+        """Tell that `call` is refused, and return the error that says so."""
+        if _observe.heard(self):
+            _observe.emit(
+                self,
+                CallRejected,
+                call.function,
+                reason="circuit_open",
+                retry_after=retry_after,
+            )
+        return CircuitOpenError._of(self._name or self.kind, retry_after, state, why)
+
+    def _shared(
+        self, permit: Permit, call: Call, started: float, watchers: list[Callable[[bool], None]]
+    ) -> SharedPermit:
+        """A permit for a call in a worker, which may be given up before it comes back."""
+        shared = SharedPermit(permit)
+
+        def given_up(failed: bool) -> None:
+            if not failed or not call.entered:
+                shared.neutral()
+                return
+            now = clock.now()
+            slow = self._slow_call is not None and now - started >= self._slow_call
+            shared.bad(now, True, slow, f"CallTimeoutError in {call.function}")
+            self._announce(call.function)
+
+        watchers.append(given_up)
+        return shared
 
     def _failed(
-        self, permit: Permit, call: Call, started: float, error: BaseException
+        self, permit: Permit | SharedPermit, call: Call, started: float, error: BaseException
     ) -> None:
         """Judge a call that raised."""
         now = clock.now()
         slow = self._slow_call is not None and now - started >= self._slow_call
-        if self._is_failure(error, call):
+        try:
+            failure = self._is_failure(error, call)
+        except BaseException:
+            permit.neutral()
+            raise
+        if failure:
             permit.bad(now, failed=True, slow=slow, why=where(error))
             self._announce(call.function)
         else:
@@ -296,10 +333,18 @@ class CircuitBreaker(Policy):
         if isinstance(error, CallTimeoutError) and error._origin is call.root:
             # A timeout further in this pipeline: a hang is the backend's, whatever `on` says.
             return True
+        if isinstance(error, FailedAnswer):
+            return error.error is None or self._matcher.matches(error.error)
         return self._matcher.matches(error)
 
-    def _returned(self, permit: Permit, call: Call, started: float, result: Any) -> None:
+    def _returned(
+        self, permit: Permit | SharedPermit, call: Call, started: float, result: Any
+    ) -> None:
         """Judge a call that returned."""
+        if call.fell_back:
+            # A fallback further in: the value is not the backend's answer.
+            permit.neutral()
+            return
         now = clock.now()
         took = now - started
         slow = self._slow_call is not None and took >= self._slow_call
@@ -317,14 +362,53 @@ class CircuitBreaker(Policy):
             self._announce(call.function)
 
     def _announce(self, function: str) -> None:
-        """Tell of the changes of state, one event each, in order, with no lock held."""
-        changes = self._circuit.changes
-        while changes:
+        """Tell of the changes of state, one event each, in order, with no lock held.
+
+        Who finds another thread at it leaves its change to that one, or the events could
+        overtake each other. A listener that changes the state itself finds itself at it.
+        """
+        changes, telling = self._circuit.changes, self._circuit.telling
+        while changes and telling.acquire(blocking=False):
             try:
-                old, new = changes.popleft()
-            except IndexError:  # another thread was faster
-                return
-            _observe.emit(self, CircuitStateChanged, function, old=old, new=new)
+                while changes:
+                    old, new = changes.pop(0)
+                    _observe.emit(self, CircuitStateChanged, function, old=old, new=new)
+            finally:
+                telling.release()
+
+
+class SharedPermit:
+    """A permit that two threads may settle: the worker, and the caller that gave it up.
+
+    Only the first of them counts.
+    """
+
+    __slots__ = ("_unsettled",)
+
+    def __init__(self, permit: Permit) -> None:
+        # `pop` is atomic: that decides who is first.
+        self._unsettled = [permit]
+
+    def success_at(self, now: float) -> None:
+        """See `Probe`."""
+        for permit in self._take():
+            permit.success_at(now)
+
+    def neutral(self) -> None:
+        """See `Probe`."""
+        for permit in self._take():
+            permit.neutral()
+
+    def bad(self, now: float, failed: bool, slow: bool, why: str) -> None:
+        """See `Probe`."""
+        for permit in self._take():
+            permit.bad(now, failed, slow, why)
+
+    def _take(self) -> tuple[Permit, ...]:
+        try:
+            return (self._unsettled.pop(),)
+        except IndexError:
+            return ()
 
 
 class CircuitGuard:
@@ -334,26 +418,28 @@ class CircuitGuard:
     """
 
     __slots__ = ("_breaker", "_call", "_has_result", "_permit", "_result", "_spent", "_started",
-                 "_stream")  # fmt: skip
+                 "_stream", "_used")  # fmt: skip
 
     def __init__(self, breaker: CircuitBreaker, call: Call, *, stream: bool = False) -> None:
         self._breaker = breaker
         self._call = call
         self._stream = stream
         self._permit: Permit | None = None
+        self._used = False
         self._has_result = False
         self._result: Any = None
         self._spent = 0.0
         self._started = 0.0
 
-    def set_result(self, result: Any) -> Any:
+    def set_result(self, result: R) -> R:
         """Say what the call came to, for `on_result=` to judge; returns `result`."""
         self._result, self._has_result = result, True
         return result
 
     def __enter__(self) -> CircuitGuard:
-        if self._permit is not None:
+        if self._used:
             raise RuntimeError("a guard serves one block: call guard() for each")
+        self._used = True
         if modes.passthrough:
             return self
         period = self._breaker._circuit.period
@@ -371,7 +457,7 @@ class CircuitGuard:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        permit = self._permit
+        permit, self._permit = self._permit, None
         if permit is None:
             return
         # Of a stream only the time inside its steps counts, not the consumer's.
@@ -425,6 +511,8 @@ class _Step:
 
 def where(error: BaseException) -> str:
     """The type of `error`, and the place it was raised at, innermost."""
+    if isinstance(error, FailedAnswer):
+        return str(error) if error.error is None else where(error.error)
     name = type(error).__qualname__
     trace = error.__traceback__
     if trace is None:
@@ -434,16 +522,6 @@ def where(error: BaseException) -> str:
     code = trace.tb_frame.f_code
     file = code.co_filename.replace("\\", "/").rpartition("/")[2]
     return f"{name} at {file}:{trace.tb_lineno} in {code.co_name}"
-
-
-def _refused(name: str, refusal: Refusal) -> str:
-    if refusal.state is CircuitState.ISOLATED:
-        return f"{name} is isolated: calls are refused until reset()"
-    if refusal.state is CircuitState.HALF_OPEN:
-        text = f"{name} is half-open and has all its probes under way"
-    else:
-        text = f"{name} is open for another {refusal.retry_after:.3g} s"
-    return f"{text}; last failure: {refusal.why}"
 
 
 def _window(
@@ -470,7 +548,7 @@ def _minimum(minimum: int | None, size: int | None) -> int:
 def _open_for(value: Duration | Iterable[Duration]) -> float | Iterable[float]:
     if isinstance(value, Iterable):
         found = check(value, "open_for")
-        if isinstance(found, tuple) and not found:
+        if next(iter(found), None) is None:
             raise ValueError("open_for must hold at least one wait")
         return found
     return seconds(value, "open_for")

@@ -30,9 +30,11 @@ __all__ = [
 ]
 
 
-def _rebuild(cls: type[ResilienceError], message: str, state: dict[str, Any]) -> ResilienceError:
-    error = cls.__new__(cls, message)
-    error.args = (message,)
+def _rebuild(
+    cls: type[ResilienceError], args: tuple[Any, ...], state: dict[str, Any]
+) -> ResilienceError:
+    error = cls.__new__(cls, *args)
+    error.args = args
     error.__dict__.update(state)
     return error
 
@@ -42,8 +44,15 @@ class ResilienceError(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle and copy by message and attributes, whatever the constructor takes."""
-        state = {k: v for k, v in self.__dict__.items() if not k.startswith("_")}
-        return _rebuild, (type(self), str(self), state)
+        state = {k: v for k, v in self.__dict__.items() if k != "_origin"}
+        return _rebuild, (type(self), self.args, state)
+
+    def __str__(self) -> str:
+        """The message it was given, or else one made of its attributes, when it is read."""
+        return super().__str__() or self._text()
+
+    def _text(self) -> str:
+        return ""
 
 
 class RejectedError(ResilienceError):
@@ -57,12 +66,16 @@ class RejectedError(ResilienceError):
     policy: str
     retry_after: float | None
 
+    # A refusal has to be cheap: the constructors set attributes and no more, the arguments
+    # given by position are kept by `BaseException.__new__`.
     def __init__(
-        self, message: str = "", *, policy: str = "", retry_after: float | None = None
+        self, message: str = "", /, *, policy: str = "", retry_after: float | None = None
     ) -> None:
-        super().__init__(message or f"{policy or 'a policy'} refused the call")
         self.policy = policy
         self.retry_after = retry_after
+
+    def _text(self) -> str:
+        return f"{self.policy or 'a policy'} refused the call"
 
 
 class CircuitOpenError(RejectedError):
@@ -80,15 +93,41 @@ class CircuitOpenError(RejectedError):
     def __init__(
         self,
         message: str = "",
+        /,
         *,
         policy: str = "",
         retry_after: float | None = None,
         state: Any = None,
         last_failure: str | None = None,
     ) -> None:
-        super().__init__(message, policy=policy, retry_after=retry_after)
+        self.policy = policy
+        self.retry_after = retry_after
         self.state = state
         self.last_failure = last_failure
+
+    @classmethod
+    def _of(
+        cls, policy: str, retry_after: float | None, state: Any, last_failure: str | None
+    ) -> CircuitOpenError:
+        """The constructor without what its keywords cost: an outage makes many of these."""
+        error = cls.__new__(cls)
+        error.policy = policy
+        error.retry_after = retry_after
+        error.state = state
+        error.last_failure = last_failure
+        return error
+
+    def _text(self) -> str:
+        policy = self.policy or "the circuit breaker"
+        if str(self.state) == "isolated":
+            return f"{policy} is isolated: calls are refused until reset()"
+        if str(self.state) == "half_open":
+            text = f"{policy} is half-open and has all its probes under way"
+        elif self.retry_after is None:
+            text = f"{policy} is open"
+        else:
+            text = f"{policy} is open for another {self.retry_after:.3g} s"
+        return text if self.last_failure is None else f"{text}; last failure: {self.last_failure}"
 
 
 class BulkheadFullError(RejectedError):
@@ -111,6 +150,7 @@ class PoolExhaustedError(RejectedError):
     def __init__(
         self,
         message: str = "",
+        /,
         *,
         policy: str = "",
         retry_after: float | None = None,
@@ -135,7 +175,7 @@ class CallTimeoutError(ResilienceError, TimeoutError):
     # The call, as a token, in whose pipeline the time ran out; set where it is raised.
     _origin: object = None
 
-    def __init__(self, message: str = "", *, policy: str = "", seconds: float = 0.0) -> None:
+    def __init__(self, message: str = "", /, *, policy: str = "", seconds: float = 0.0) -> None:
         super().__init__(message or f"{policy or 'the call'} was not done in {seconds:g} s")
         self.policy = policy
         self.seconds = seconds

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, Never
 
 from resilient._call import AsyncCall, AsyncStream, Site, SyncCall, SyncStream
+from resilient._core.durations import Duration
+from resilient._core.verdict import Answer, On, classes
 from resilient._decorate import Protected, compose
 from resilient._order import check_order
-from resilient._policy import Policy, name_in_order
+from resilient._policy import Extra_co, Policy, Target_co, name_in_order
+from resilient.bulkhead import Bulkhead
+from resilient.circuit_breaker import CircuitBreaker
+from resilient.errors import CallTimeoutError
+from resilient.retry import Retry
+from resilient.timeout import Timeout
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +27,7 @@ class PipelineSnapshot:
     policies: tuple[Any, ...]
 
 
-class Pipeline(Policy[Any, Any]):
+class Pipeline(Policy[Target_co, Extra_co]):
     """Several policies as one policy, outermost first.
 
     Args:
@@ -37,7 +44,7 @@ class Pipeline(Policy[Any, Any]):
 
     kind: ClassVar[str] = "pipeline"
 
-    def __init__(self, *policies: Policy[Any, Any], name: str | None = None) -> None:
+    def __init__(self, *policies: Policy[Target_co, Extra_co], name: str | None = None) -> None:
         if not policies:
             raise TypeError("a pipeline needs at least one policy: Pipeline(Timeout(5), ...)")
         for policy in policies:
@@ -48,6 +55,46 @@ class Pipeline(Policy[Any, Any]):
         self.policies = policies
         self._all = tuple(leaf for policy in policies for leaf in policy._leaves())
         check_order(self._all, stacklevel=2)
+
+    @classmethod
+    def standard(
+        cls,
+        name: str,
+        *,
+        on: On,
+        attempts: int = 3,
+        total_timeout: Duration = 30,
+        attempt_timeout: Duration = 10,
+        max_concurrent: int = 100,
+        sync: Literal["thread", "deadline"] | None = None,
+    ) -> Pipeline[Never, Never]:
+        """Return what most outbound calls need: timeout, bulkhead, retry, breaker, timeout.
+
+        Args:
+            name: The pipeline's name, such as the backend's.
+            on: The exceptions that are transient failures of the backend, as in `Retry`. The
+                breaker counts the same ones. An attempt's timeout is retried in any case.
+            attempts: The most attempts, the first included. 3 by default.
+            total_timeout: Seconds for the whole call. 30 by default.
+            attempt_timeout: Seconds for each attempt. 10 by default.
+            max_concurrent: The most calls at a time. 100 by default.
+            sync: How the timeouts act on sync code, see `Timeout`; with `"thread"` each
+                attempt runs in a worker, and the total is a deadline that it respects.
+
+        Raises:
+            TypeError: A value is of the wrong type; or later, when sync code is decorated
+                without `sync=`.
+            ValueError: A value is out of its range.
+        """
+        total_sync: Literal["thread", "deadline"] | None = None if sync is None else "deadline"
+        return Pipeline(
+            Timeout(total_timeout, sync=total_sync),
+            Bulkhead(max_concurrent),
+            Retry(on=_or_timeout(on), attempts=attempts),
+            CircuitBreaker(on=on),
+            Timeout(attempt_timeout, sync=sync),
+            name=name,
+        )
 
     @property
     def repeats(self) -> bool:  # type: ignore[override]
@@ -92,11 +139,26 @@ class Pipeline(Policy[Any, Any]):
                 policy._name_leaves(Site(policy._name, "", ()), alone=False)
         name_in_order(self._all, site)
 
-    def _lose_name(self, site: Site) -> None:
-        super()._lose_name(site)
+    def _idle(self) -> bool:
+        return all(policy._idle() for policy in self._all)
 
 
-def pipeline_of(decorated: Any) -> Pipeline:
+def _or_timeout(on: On) -> On:
+    """`on`, and a call that timed out."""
+    if isinstance(on, (type, tuple)) or not callable(on):
+        return (*classes(on, "on"), CallTimeoutError)
+    predicate = on
+
+    def matches(error: Exception) -> Answer:
+        answer = predicate(error)
+        if answer is None or answer is False:
+            return isinstance(error, CallTimeoutError)
+        return answer
+
+    return matches
+
+
+def pipeline_of(decorated: Any) -> Pipeline[Any, Any]:
     """Return the pipeline that protects `decorated`.
 
     Args:

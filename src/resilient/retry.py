@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Never
 
+from resilient import _attempts
 from resilient._call import AsyncCall, AsyncStream, Call, SyncCall, SyncStream
 from resilient._core import clock
 from resilient._core.backoff import check, exponential
-from resilient._core.budget import RetryBudget
+from resilient._core.budget import GIL, RetryBudget
 from resilient._core.durations import Duration, count, seconds
 from resilient._core.retrying import Rules
 from resilient._core.verdict import ExceptionTypes, On, matcher_of, predicate
 from resilient._policy import Policy
 from resilient._runtime.retry_block import AsyncAttempts, BlockAttempt, SyncAttempts
-from resilient._runtime.retry_call import EARLIER, Progress
-from resilient._runtime.streams import arelay, astart, relay, start
+from resilient._runtime.retry_call import EARLIER, AttemptStep, Progress
+from resilient._runtime.streams import Started, arelay, astart, relay, start
 
 _OWN: Final[Any] = RetryBudget()
 
@@ -30,7 +31,7 @@ class RetrySnapshot:
     tokens: float | None
 
 
-class Retry(Policy):
+class Retry(Policy[Never, Never]):
     """Call again what failed, with a jittered backoff, within a budget and the deadline.
 
     Args:
@@ -92,6 +93,7 @@ class Retry(Policy):
         elif budget is not None and not isinstance(budget, RetryBudget):
             raise TypeError(f"budget must be a RetryBudget or None, not {budget!r}")
         self._budget = budget
+        self._has_warned = False
         self._rules = Rules(
             attempts=None if attempts is None else count(attempts, "attempts"),
             max_elapsed=None if max_elapsed is None else seconds(max_elapsed, "max_elapsed"),
@@ -103,12 +105,11 @@ class Retry(Policy):
             raise ValueError("attempts=None would retry for ever: give max_elapsed=... too")
 
     def ignores(self, cls: type[BaseException]) -> bool:
-        """Whether `on` names classes, none of which is `cls` or above it."""
-        if self._matcher is None:
+        """Whether a `cls` is certain not to be retried, as far as classes can tell."""
+        matcher = self._matcher
+        if matcher is None or issubclass(cls, matcher.excluded):
             return True
-        if self._matcher.predicate is not None:
-            return False
-        return not issubclass(cls, self._matcher.types)
+        return not issubclass(cls, matcher.types)
 
     def snapshot(self) -> RetrySnapshot:
         """Return the retry's state as plain values."""
@@ -126,10 +127,11 @@ class Retry(Policy):
         """Return `inner` retried; for plain functions."""
         on_result = self._on_result
         budget = self._budget if fill is _OWN else fill
+        attempt = _attempts.current.get
 
         def retry(args: Any, kwargs: Any, call: Call) -> Any:
-            progress: Progress | None = None
             started = clock.now()
+            progress = None if attempt() == 1 else Progress(self, call, started)
             try:
                 while True:
                     try:
@@ -141,8 +143,13 @@ class Retry(Policy):
                             raise
                     else:
                         if on_result is None or not on_result(result):
-                            if budget is not None:
-                                budget.succeeded()
+                            if budget is not None and not call.fell_back:
+                                if GIL:
+                                    budget.wins += 1  # what `succeeded` does, without a call
+                                else:  # pragma: no cover - free-threaded builds alone
+                                    budget.succeeded()
+                            if progress is not None:
+                                progress.succeeded()
                             return result
                         progress = progress or Progress(self, call, started)
                         wait = progress.refused(result)
@@ -162,10 +169,11 @@ class Retry(Policy):
         """Return `inner` retried; for coroutine functions."""
         on_result = self._on_result
         budget = self._budget if fill is _OWN else fill
+        attempt = _attempts.current.get
 
         async def retry(args: Any, kwargs: Any, call: Call) -> Any:
-            progress: Progress | None = None
             started = clock.now()
+            progress = None if attempt() == 1 else Progress(self, call, started)
             try:
                 while True:
                     try:
@@ -177,8 +185,13 @@ class Retry(Policy):
                             raise
                     else:
                         if on_result is None or not on_result(result):
-                            if budget is not None:
-                                budget.succeeded()
+                            if budget is not None and not call.fell_back:
+                                if GIL:
+                                    budget.wins += 1  # what `succeeded` does, without a call
+                                else:  # pragma: no cover - free-threaded builds alone
+                                    budget.succeeded()
+                            if progress is not None:
+                                progress.succeeded()
                             return result
                         progress = progress or Progress(self, call, started)
                         wait = progress.refused(result)
@@ -194,21 +207,31 @@ class Retry(Policy):
 
         return retry
 
-    def wrap_stream(
-        self, inner: SyncStream, *, fill: RetryBudget | None = _OWN
-    ) -> SyncStream:
+    def wrap_stream(self, inner: SyncStream, *, fill: RetryBudget | None = _OWN) -> SyncStream:
         """Return `inner` retried until its first item; for generator functions."""
         self._refuse_on_result()
-        begin = self.wrap(lambda args, kwargs, call: start(inner(args, kwargs, call)), fill=fill)
-        return lambda args, kwargs, call: relay(lambda: begin(args, kwargs, call))
+        begin = self.wrap(_first_item(inner), fill=fill)
 
-    def awrap_stream(
-        self, inner: AsyncStream, *, fill: RetryBudget | None = _OWN
-    ) -> AsyncStream:
+        def retry(args: Any, kwargs: Any, call: Call) -> Any:
+            step = AttemptStep()
+            return relay(lambda: step.of(begin(args, kwargs, call)), None, step)
+
+        return retry
+
+    def awrap_stream(self, inner: AsyncStream, *, fill: RetryBudget | None = _OWN) -> AsyncStream:
         """Return `inner` retried until its first item; for asynchronous generator functions."""
         self._refuse_on_result()
-        begin = self.awrap(lambda args, kwargs, call: astart(inner(args, kwargs, call)), fill=fill)
-        return lambda args, kwargs, call: arelay(lambda: begin(args, kwargs, call))
+        begin = self.awrap(_afirst_item(inner), fill=fill)
+
+        def retry(args: Any, kwargs: Any, call: Call) -> Any:
+            step = AttemptStep()
+
+            async def open_() -> Started:
+                return step.of(await begin(args, kwargs, call))
+
+            return arelay(open_, None, step)
+
+        return retry
 
     def _refuse_on_result(self) -> None:
         if self._on_result is not None:
@@ -228,3 +251,17 @@ class Retry(Policy):
     def __aiter__(self) -> AsyncIterator[BlockAttempt]:
         """Iterate attempts as blocks: `async for attempt in retry: with attempt: ...`."""
         return AsyncAttempts(self)
+
+
+def _first_item(inner: SyncStream) -> SyncCall[Started]:
+    def attempt(args: Any, kwargs: Any, call: Call) -> Started:
+        return start(inner(args, kwargs, call), call.number)
+
+    return attempt
+
+
+def _afirst_item(inner: AsyncStream) -> AsyncCall[Started]:
+    async def attempt(args: Any, kwargs: Any, call: Call) -> Started:
+        return await astart(inner(args, kwargs, call), call.number)
+
+    return attempt

@@ -7,14 +7,18 @@ Backoff And Jitter", AWS Architecture Blog, 2015, for full, equal and decorrelat
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from resilient._core import chance
+from resilient._core import chance, durations
 from resilient._core.durations import Duration, seconds
 
 Jitter = Literal["full", "equal", "none"]
+
+# Of an iterable that may have no end, the waits that are checked when a policy is built.
+_LOOKED_AT = 100
 
 
 def _jittered(wait: float, jitter: Jitter) -> float:
@@ -57,6 +61,8 @@ class Exponential(Backoff):
             wait = min(wait * self.factor, self.maximum)
 
     def __iter__(self) -> Iterator[float]:
+        if self.jitter == "none":
+            return self.plain()
         return (_jittered(wait, self.jitter) for wait in self.plain())
 
 
@@ -73,8 +79,10 @@ class Decorrelated(Backoff):
     def __iter__(self) -> Iterator[float]:
         wait = self.initial
         while True:
-            # Drawing below the maximum, not clipping to it, stays random at the cap.
-            wait = chance.source.uniform(self.initial, min(self.maximum, wait * 3))
+            # Drawing below the maximum, not clipping to it, stays random at the cap. The
+            # outer `min` takes off what `uniform` may round up.
+            longest = min(self.maximum, wait * 3)
+            wait = min(longest, chance.source.uniform(self.initial, longest))
             yield wait
 
 
@@ -90,6 +98,8 @@ class Constant(Backoff):
             yield self.wait
 
     def __iter__(self) -> Iterator[float]:
+        if self.jitter == "none":
+            return self.plain()
         return (_jittered(wait, self.jitter) for wait in self.plain())
 
 
@@ -136,18 +146,18 @@ def decorrelated(initial: Duration, *, maximum: Duration) -> Backoff:
     return Decorrelated(first, longest)
 
 
-def constant(wait: Duration, *, jitter: Jitter = "none") -> Backoff:
+def constant(seconds: Duration, *, jitter: Jitter = "none") -> Backoff:
     """Return the same wait for ever.
 
     Args:
-        wait: The wait, in seconds or a timedelta; 0 retries at once.
+        seconds: The wait, in seconds or a timedelta; 0 retries at once.
         jitter: As for `exponential`.
 
     Raises:
         ValueError: A value is out of its range.
     """
     _check_jitter(jitter)
-    return Constant(seconds(wait, "seconds", zero=True), jitter)
+    return Constant(durations.seconds(seconds, "seconds", zero=True), jitter)
 
 
 def check(backoff: object, name: str = "backoff") -> Iterable[float]:
@@ -159,23 +169,20 @@ def check(backoff: object, name: str = "backoff") -> Iterable[float]:
             f"{name} must be an iterable of seconds such as [0.1, 0.5] or "
             f"exponential(0.1, maximum=10), not {type(backoff).__name__}"
         )
-    if isinstance(backoff, Iterator):
+    if isinstance(backoff, Iterator) or iter(backoff) is iter(backoff):
         raise TypeError(
             f"{name} is a one-shot iterator, which the first call would use up: "
             "give a list, or an object whose __iter__ starts anew"
         )
     if isinstance(backoff, (list, tuple)):
         return tuple(seconds(wait, f"each wait of {name}", zero=True) for wait in backoff)
+    for wait in itertools.islice(backoff, _LOOKED_AT):
+        seconds(wait, f"each wait of {name}", zero=True)
     return backoff
 
 
 def waits(backoff: Iterable[Duration]) -> Iterator[float]:
     """Iterate the waits in seconds; a wait out of range is an error at the time it comes."""
     if isinstance(backoff, (Backoff, tuple)):
-        return iter(backoff)  # type: ignore[arg-type]
+        return iter(backoff)
     return (seconds(wait, "each wait of the backoff", zero=True) for wait in backoff)
-
-
-def plain_waits(backoff: Iterable[Duration]) -> Iterator[float]:
-    """Iterate the waits before jitter, where they are known; else the waits themselves."""
-    return backoff.plain() if isinstance(backoff, Backoff) else waits(backoff)

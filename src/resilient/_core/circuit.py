@@ -35,7 +35,8 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from resilient._core import chance
-from resilient._core.backoff import plain_waits, waits
+from resilient._core.backoff import Backoff, waits
+from resilient._core.living import forkable
 from resilient._core.window import (
     FAILURE,
     SLOW,
@@ -206,15 +207,21 @@ P = TypeVar("P", bound=Period)
 class Circuit:
     """The machine. `period` may be read without the lock; only `_enter` writes it."""
 
-    __slots__ = ("_lock", "_open_waits", "_serials", "changes", "period", "rules")
+    __slots__ = (
+        "__weakref__", "_lock", "_open_waits", "_serials", "changes", "period", "rules", "telling"
+    )  # fmt: skip
 
     def __init__(self, rules: Rules) -> None:
         self.rules = rules
         self._lock = threading.Lock()
         self._serials = itertools.count()
-        self._open_waits = _open_waits(rules.open_for)
-        self.changes: deque[tuple[CircuitState, CircuitState]] = deque()
+        # Made at the first trip: most circuits never see one.
+        self._open_waits: Iterator[float] | None = None
+        self.changes: list[tuple[CircuitState, CircuitState]] = []
+        # Held by the one thread that announces the changes; nobody ever waits for it.
+        self.telling = threading.Lock()
         self.period: Period = Closed(self)
+        forkable.add(self)
 
     def admit(self, now: float) -> Permit | Refusal:
         """Return a permit for one call, or why there is none."""
@@ -263,6 +270,12 @@ class Circuit:
         with self._lock:
             self._close()
 
+    def trip(self, now: float, why: str) -> None:
+        """Open, whatever was seen: something else than a call has failed."""
+        with self._lock:
+            if isinstance(self.period, (Closed, HalfOpen)):
+                self._open(now, why)
+
     def judge(self, period: Closed, now: float, failed: bool, slow: bool, why: str) -> None:
         """Record a bad call of `period`, and open if that was one too many."""
         with self._lock:
@@ -297,8 +310,9 @@ class Circuit:
                 self._open(now, why)
 
     def after_fork(self) -> None:
-        """Start with a lock that no lost thread holds; its probes never come back."""
+        """Start with locks that no lost thread holds; its probes never come back."""
         self._lock = threading.Lock()
+        self.telling = threading.Lock()
         period = self.period
         if isinstance(period, HalfOpen):
             period.places += len(period.started)
@@ -334,10 +348,12 @@ class Circuit:
         return Refusal(period.state, None, period.why if isinstance(period, HalfOpen) else None)
 
     def _open(self, now: float, why: str) -> Open:
+        if self._open_waits is None:
+            self._open_waits = _open_waits(self.rules.open_for)
         return self._enter(Open(now + next(self._open_waits), why))
 
     def _close(self) -> None:
-        self._open_waits = _open_waits(self.rules.open_for)
+        self._open_waits = None
         self._enter(Closed(self))
 
     def _enter(self, period: P) -> P:
@@ -358,9 +374,11 @@ def _open_waits(open_for: float | Iterable[float]) -> Iterator[float]:
     if isinstance(open_for, float):
         while True:
             yield open_for * chance.source.uniform(1, 1.1)
-    wait = 0.0
-    for wait, plain in zip(waits(open_for), plain_waits(open_for), strict=False):
-        wait = max(wait, plain / 2)
-        yield wait
+    if isinstance(open_for, Backoff):
+        for wait, plain in zip(open_for, open_for.plain(), strict=True):
+            yield max(wait, plain / 2)
+    last = 0.0
+    for last in waits(open_for):
+        yield last
     while True:
-        yield wait
+        yield last

@@ -14,9 +14,19 @@ from resilient._core import clock
 
 
 class Deadline:
-    """One timeout's moment. `expired` is set when that timeout has cancelled its call."""
+    """One timeout's moment.
 
-    __slots__ = ("at", "ended", "expired", "parent", "policy", "seconds")
+    Attributes:
+        at: The moment, on this library's clock.
+        parent: The record that was in force outside.
+        policy: The name of the timeout.
+        seconds: The time that it gives.
+        ended: Whether the call is over, however it went.
+        expired: Whether the timeout has told its call to stop.
+        blamed: Whether an error was raised further in, in the name of this timeout.
+    """
+
+    __slots__ = ("at", "blamed", "ended", "expired", "parent", "policy", "seconds")
 
     def __init__(self, at: float, parent: Deadline | None, policy: str, seconds: float) -> None:
         self.at = at
@@ -25,6 +35,7 @@ class Deadline:
         self.seconds = seconds
         self.ended = False
         self.expired = False
+        self.blamed = False
 
 
 current: ContextVar[Deadline | None] = ContextVar("resilient.deadline", default=None)
@@ -46,6 +57,19 @@ def nearest() -> Deadline | None:
             found = record
         record = record.parent
     return found
+
+
+def passed(now: float) -> Deadline | None:
+    """The record that ran out first, if one has: nothing may be begun here any more."""
+    found = nearest()
+    return found if found is not None and found.at <= now else None
+
+
+def leave(record: Deadline) -> None:
+    """Mark that the call of `record` is over, and take it out of this context."""
+    record.ended = True
+    if current.get() is record:
+        current.set(record.parent)
 
 
 def ran_out() -> bool:

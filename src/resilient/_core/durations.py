@@ -17,11 +17,19 @@ def seconds(value: Duration, name: str, *, zero: bool = False) -> float:
             f"{name} must be seconds as a number or a timedelta, not {type(value).__name__}"
         )
     else:
-        number = float(value)
+        try:
+            number = float(value)
+        except OverflowError:  # a whole number beyond what a float holds
+            number = math.inf
     if not math.isfinite(number) or number < 0 or (number == 0 and not zero):
         least = "0 or more" if zero else "more than 0"
         raise ValueError(f"{name} must be finite and {least} seconds, not {value!r}")
     return number
+
+
+def spell(number: float) -> str:
+    """Seconds as a person writes them: three digits, but never an exponent for long ones."""
+    return f"{number:.3g} s" if number < 1000 else f"{number:.0f} s"
 
 
 def count(value: int, name: str, *, least: int = 1) -> int:

@@ -10,9 +10,20 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 T = TypeVar("T")
+
+# The registries themselves, of which there are few, made when modules are imported.
+_registries: weakref.WeakSet[Living[Any]] = weakref.WeakSet()
+
+
+class _Reference(weakref.ref[T]):
+    """A weak reference that knows its place in the registry."""
+
+    __slots__ = ("key",)
+
+    key: int
 
 
 class Living(Generic[T]):
@@ -20,20 +31,22 @@ class Living(Generic[T]):
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._references: dict[int, weakref.ref[T]] = {}
+        self._references: dict[int, _Reference[T]] = {}
+        _registries.add(self)
 
     def add(self, thing: T) -> None:
         """Remember `thing` for as long as somebody else does."""
-        key = id(thing)
-
-        def forget(reference: weakref.ref[T]) -> None:
-            with self._lock:
-                # The id may already belong to a newer object.
-                if self._references.get(key) is reference:
-                    del self._references[key]
-
+        reference = _Reference(thing, self._forget)
+        reference.key = id(thing)
         with self._lock:
-            self._references[key] = weakref.ref(thing, forget)
+            self._references[reference.key] = reference
+
+    def _forget(self, reference: weakref.ref[T]) -> None:
+        key = cast(_Reference[T], reference).key
+        with self._lock:
+            # The id may already belong to a newer object.
+            if self._references.get(key) is reference:
+                del self._references[key]
 
     def all(self) -> list[T]:
         """Return the objects that are alive now."""
@@ -57,7 +70,8 @@ forkable: Living[Forkable] = Living()
 
 def _after_fork() -> None:
     """Only the forking thread lives on in the child: what the others held is lost there."""
-    forkable.after_fork()
+    for registry in list(_registries):
+        registry.after_fork()
     for thing in forkable.all():
         thing.after_fork()
 

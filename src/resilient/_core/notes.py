@@ -6,7 +6,11 @@ _PREFIX = "resilient: "
 
 
 def note(error: BaseException, text: str) -> None:
-    """Leave `text` on `error`, in place of a note of ours from an earlier raise."""
+    """Leave `text` on `error`, in place of a note of ours from an earlier raise.
+
+    Built anew and not appended to, so that a copy of the error that shares its list of
+    notes keeps its own.
+    """
     try:
         earlier: list[str] = getattr(error, "__notes__", [])
         kept = [one for one in earlier if not (isinstance(one, str) and one.startswith(_PREFIX))]

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 from types import TracebackType
 
 
 class _Block:
     """One `with once():`. Marked when it ends, so that tasks started inside do not keep it."""
 
-    __slots__ = ("_token", "ended", "parent")
+    __slots__ = ("_entered", "ended", "parent")
 
     def __init__(self) -> None:
         self.ended = False
         self.parent: _Block | None = None
-        self._token: Token[_Block | None] | None = None
+        self._entered = False
 
     def __enter__(self) -> None:
-        self.parent = _current.get()
-        self._token = _current.set(self)
+        if self._entered:
+            # A second use would be marked as ended, and protect nothing.
+            raise RuntimeError("once() serves one block: call it for each")
+        self._entered = True
+        self.parent = _innermost()
+        _current.set(self)
 
     def __exit__(
         self,
@@ -48,7 +52,11 @@ def once() -> _Block:
 
 def is_once() -> bool:
     """Whether the running code is inside a `with once():` that has not ended."""
+    return _innermost() is not None
+
+
+def _innermost() -> _Block | None:
     block = _current.get()
     while block is not None and block.ended:
         block = block.parent
-    return block is not None
+    return block

@@ -1,7 +1,7 @@
 """When a retry tries again, and after how long: the rules for one call.
 
 `Attempts` is asked after each failure and answers with a wait or with the reason to stop.
-Neither sleeps ends after the deadline, nor is there one after the last attempt.
+No sleep ends after the deadline, and there is none after the last attempt.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from datetime import timedelta
 from resilient._core import chance
 from resilient._core.backoff import waits
 from resilient._core.budget import RetryBudget
-from resilient._core.durations import seconds
+from resilient._core.durations import spell
+from resilient._core.hints import parse
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +38,12 @@ class Stop:
 class Attempts:
     """The attempts of one call. State is per call: nothing leaks between calls."""
 
-    __slots__ = ("_rules", "_waits", "number", "started")
+    __slots__ = ("_paid", "_rules", "_waits", "number", "started")
 
     def __init__(self, rules: Rules, started: float) -> None:
         self._rules = rules
         self._waits: Iterator[float] = waits(rules.backoff)
+        self._paid = False
         self.started = started
         self.number = 1
 
@@ -58,55 +60,81 @@ class Attempts:
         Args:
             now: The time, in seconds.
             hint: Seconds that the server asked to wait.
-            at_once: The predicate asked for no wait at all.
+            at_once: The next attempt is to come without any wait.
             deadline: When the nearest deadline ends, on the same clock as `now`.
         """
         rules = self._rules
         if rules.attempts is not None and self.number >= rules.attempts:
-            return Stop(f"all {_times(rules.attempts)} used")
+            return Stop(_all_used(rules.attempts))
         planned = next(self._waits, None)
         if planned is None:
             return Stop("the backoff has no further wait")
         if hint is not None and hint > rules.max_retry_after:
             return Stop(
-                f"the server asked to wait {hint:g} s, more than max_retry_after allows "
-                f"({rules.max_retry_after:g} s)"
+                f"the server asked to wait {spell(hint)}, more than max_retry_after allows "
+                f"({spell(rules.max_retry_after)})"
             )
-        wait = 0.0 if at_once else _at_least(planned, hint)
+        wait = 0.0 if at_once else self._at_least(planned, hint, now, deadline)
         stop = self._too_late(now, wait, deadline)
-        if stop is None and rules.budget is not None and not rules.budget.withdraw():
+        if stop is None and not self._pay():
             stop = Stop("the retry budget is empty")
         return wait if stop is None else stop
 
+    def _at_least(
+        self, planned: float, hint: float | None, now: float, deadline: float | None
+    ) -> float:
+        """The backoff, or the server's wait where that is longer, spread upwards by 10 %.
+
+        The spread ends where the time does: a wait that fits is not given up by chance.
+        """
+        if hint is None or planned >= hint * 1.1:
+            return planned
+        longest = hint * 1.1
+        if deadline is not None:
+            longest = min(longest, deadline - now)
+        if self._rules.max_elapsed is not None:
+            longest = min(longest, self.started + self._rules.max_elapsed - now)
+        return max(planned, hint, chance.source.uniform(hint, longest))
+
     def _too_late(self, now: float, wait: float, deadline: float | None) -> Stop | None:
         if deadline is not None and now + wait >= deadline:
-            left = max(0.0, deadline - now)
-            return Stop(f"the next attempt was due in {wait:.3g} s, the deadline in {left:.3g} s")
+            left = spell(max(0.0, deadline - now))
+            return Stop(f"the next attempt was due in {spell(wait)}, the deadline in {left}")
         limit = self._rules.max_elapsed
         if limit is not None and now + wait - self.started >= limit:
-            return Stop(f"the next attempt would start after max_elapsed ({limit:g} s)")
+            return Stop(f"the next attempt would start after max_elapsed ({spell(limit)})")
         return None
 
+    def _pay(self) -> bool:
+        budget = self._rules.budget
+        if budget is not None:
+            self._paid = budget.withdraw()
+            return self._paid
+        return True
+
+    def begin(self) -> int:
+        """Start the next attempt, and return its number."""
+        self._paid = False
+        self.number += 1
+        return self.number
+
     def refund(self) -> None:
-        """The retry that was paid for will not be made."""
-        if self._rules.budget is not None:
+        """Take back what was paid for a retry that will not be made."""
+        if self._paid and self._rules.budget is not None:
+            self._paid = False
             self._rules.budget.refund()
 
 
 def asked(answer: object) -> tuple[float | None, bool]:
-    """Read a predicate's answer: the wait it asks for, and whether that is none at all."""
+    """Read a predicate's answer: the wait it asks for, and whether that is none at all.
+
+    A wait that makes no sense is no wait that a server asked for: the backoff stands.
+    """
     if isinstance(answer, bool) or not isinstance(answer, (int, float, timedelta)):
         return None, False
-    wait = seconds(answer, "the wait that the predicate `on` returned", zero=True)
+    wait = parse(answer)
     return (None, True) if wait == 0 else (wait, False)
 
 
-def _at_least(planned: float, hint: float | None) -> float:
-    """The backoff, or the server's wait where that is longer, spread upwards by 10 %."""
-    if hint is None:
-        return planned
-    return max(planned, hint * chance.source.uniform(1, 1.1))
-
-
-def _times(attempts: int) -> str:
-    return "1 attempt was" if attempts == 1 else f"{attempts} attempts were"
+def _all_used(attempts: int) -> str:
+    return "no more were allowed" if attempts == 1 else f"all {attempts} attempts were used"

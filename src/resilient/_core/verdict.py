@@ -7,6 +7,7 @@ by this library further in, which says nothing of the backend.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -31,13 +32,45 @@ def classes(value: object, name: str) -> tuple[type[BaseException], ...]:
             if callable(value)
             else f"{name} must be an exception class or a tuple of them, not {value!r}"
         )
+    return found
+
+
+def _can_match(found: tuple[type[BaseException], ...]) -> None:
     for one in found:
-        if not issubclass(one, Exception):
+        # `BaseException` and its group can stand for the exceptions below them.
+        if not issubclass(one, Exception) and not issubclass(ExceptionGroup, one):
             raise TypeError(
-                f"{name} names {one.__name__}, which is no Exception: cancellations and "
+                f"on names {one.__name__}, which is no Exception: cancellations and "
                 "interrupts always pass through; name Exception or a class below it"
             )
-    return found
+
+
+class FailedAnswer(Exception):
+    """An answer that says of itself that the call failed: a failure whatever `on` says.
+
+    An integration raises it at the innermost place of a call, and catches it outside all the
+    policies: it never reaches the caller.
+
+    Attributes:
+        response: The answer.
+        delivered: Whether the caller has it already. Then it counts, for a circuit breaker,
+            and nobody can put anything in its place.
+        error: The exception that ended an answer half-way, if one did: then a circuit
+            breaker judges that one.
+    """
+
+    def __init__(
+        self,
+        text: str,
+        response: Any = None,
+        *,
+        delivered: bool = False,
+        error: Exception | None = None,
+    ) -> None:
+        super().__init__(text)
+        self.response = response
+        self.delivered = delivered
+        self.error = error
 
 
 class Matcher:
@@ -55,25 +88,33 @@ class Matcher:
     ) -> None:
         self.predicate: Callable[[Any], Answer] | None = None
         if not isinstance(on, (type, tuple)) and callable(on):
-            self.predicate = on
+            self.predicate = predicate(on, "on")
             self.types: tuple[type[BaseException], ...] = (Exception,)
         else:
             self.types = classes(on, "on")
+            _can_match(self.types)
         self.excluded = classes(unless, "unless")
         self.rejections = rejections
-        self.named = () if self.predicate is not None else tuple(
-            one for one in self.types if issubclass(one, RejectedError)
-        )
+        # With a predicate the only class here is `Exception`, which names no rejection.
+        self.named = tuple(one for one in self.types if issubclass(one, RejectedError))
 
     def answer(self, error: BaseException) -> Answer:
         """What `on` says of `error`: false for no, true or a wait in seconds for yes."""
+        if isinstance(error, FailedAnswer):
+            return not error.delivered
         if not isinstance(error, self.types) or not isinstance(error, Exception):
             return False
         if isinstance(error, self.excluded):
             return False
         if isinstance(error, RejectedError) and not self.rejections:
             return isinstance(error, self.named)
-        return True if self.predicate is None else self.predicate(error)
+        if self.predicate is None:
+            return True
+        answer = self.predicate(error)
+        if answer is None or isinstance(answer, (bool, int, float, timedelta)):
+            return answer
+        # Such as a match object, or a response, whose truth is what is meant.
+        return bool(answer)
 
     def matches(self, error: BaseException) -> bool:
         """Whether `error` is a failure."""
@@ -97,8 +138,8 @@ def matcher_of(
         raise TypeError(f"{policy} was given `on` twice, by position and by keyword")
     if not isinstance(by_position, (type, tuple)) and callable(by_position):
         raise TypeError(
-            f"{policy} was given a function: did you mean @{policy}(on=...) above it? "
-            f"A predicate is written {policy}(on=...)"
+            f"{policy} was given a function: did you mean `@{policy}(on=...)`? "
+            "A predicate too is written on=..."
         )
     return Matcher(by_position, unless)
 
@@ -107,7 +148,9 @@ F = TypeVar("F", bound=Callable[..., Any] | None)
 
 
 def predicate(value: F, name: str) -> F:
-    """Return `value` if it is `None` or can be called with a result."""
+    """Return `value` if it is `None` or a plain function, whose answer needs no `await`."""
     if value is not None and not callable(value):
-        raise TypeError(f"{name} must be a predicate (result) -> bool, not {value!r}")
+        raise TypeError(f"{name} must be a predicate that returns a bool, not {value!r}")
+    if inspect.iscoroutinefunction(value):
+        raise TypeError(f"{name} must be a plain predicate: nothing awaits a coroutine's answer")
     return value

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from resilient._core.budget import GIL
+from resilient._core.living import forkable
 
 SUCCESS, FAILURE, SLOW, SLOW_FAILURE = range(4)
 
@@ -60,38 +61,41 @@ class CountWindow:
         """Count the calls held. `deque.count` runs in C and sees one state of the deque."""
         outcomes = self._outcomes.copy()
         both = outcomes.count(SLOW_FAILURE)
-        return Counts(
-            len(outcomes), outcomes.count(FAILURE) + both, outcomes.count(SLOW) + both
-        )
+        return Counts(len(outcomes), outcomes.count(FAILURE) + both, outcomes.count(SLOW) + both)
 
 
 class _Bucket:
-    """The calls of one slice of time."""
+    """The calls of one slice of time, which starts with its first call."""
 
-    __slots__ = ("failures", "slice", "slow", "successes")
+    __slots__ = ("failures", "slow", "start", "successes")
 
-    def __init__(self, slice_: int) -> None:
-        self.slice = slice_
+    def __init__(self, start: float) -> None:
+        self.start = start
         self.successes = 0
         self.failures = 0
         self.slow = 0
 
 
 class TimeWindow:
-    """The calls of the last `seconds`, in `SLICES` slices: it forgets one percent at a time.
+    """The calls of the last `seconds`, in at most `SLICES` slices.
 
-    It forgets by the clock when it is read, so that an old burst of failures does not
-    weigh on the first call after a quiet night.
+    A slice is forgotten as a whole when its first call is `seconds` old, so that a call may
+    be forgotten one percent of the time early, and never late. It forgets by the clock when
+    it is read, so that an old burst of failures does not weigh on the first call after a
+    quiet night.
     """
 
     SLICES = 100
 
-    __slots__ = ("_buckets", "_lock", "_width")
+    __slots__ = ("__weakref__", "_buckets", "_lock", "_seconds", "_width")
 
     def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
         self._width = seconds / self.SLICES
-        self._buckets: deque[_Bucket] = deque(maxlen=self.SLICES)
+        # One more than fits into the time, for what rounding adds.
+        self._buckets: deque[_Bucket] = deque(maxlen=self.SLICES + 1)
         self._lock = threading.Lock()
+        forkable.add(self)
 
     def success_at(self, now: float) -> None:
         """Add a quick success."""
@@ -105,31 +109,34 @@ class TimeWindow:
     def record(self, outcome: int, now: float) -> None:
         """Add a call that ended as `outcome`."""
         bucket = self._bucket(now)
-        if outcome in (FAILURE, SLOW_FAILURE):
-            bucket.failures += 1
-        else:
-            bucket.successes += 1
-        if outcome in (SLOW, SLOW_FAILURE):
-            bucket.slow += 1
+        with self._lock:
+            if outcome in (FAILURE, SLOW_FAILURE):
+                bucket.failures += 1
+            else:
+                bucket.successes += 1
+            if outcome in (SLOW, SLOW_FAILURE):
+                bucket.slow += 1
 
     def counts(self, now: float) -> Counts:
         """Count the calls that are younger than the window."""
-        oldest = int(now // self._width) - self.SLICES
         calls = failures = slow = 0
         for bucket in self._buckets.copy():
-            if bucket.slice > oldest:
+            if now - bucket.start < self._seconds:
                 calls += bucket.successes + bucket.failures
                 failures += bucket.failures
                 slow += bucket.slow
         return Counts(calls, failures, slow)
 
     def _bucket(self, now: float) -> _Bucket:
-        slice_ = int(now // self._width)
         buckets = self._buckets
-        if buckets and buckets[-1].slice >= slice_:
+        if buckets and now - buckets[-1].start < self._width:
             return buckets[-1]
         with self._lock:
             # Once per slice: two buckets for one slice would push a living one out.
-            if not buckets or buckets[-1].slice < slice_:
-                buckets.append(_Bucket(slice_))
+            if not buckets or now - buckets[-1].start >= self._width:
+                buckets.append(_Bucket(now))
             return buckets[-1]
+
+    def after_fork(self) -> None:
+        """Start with a lock that no lost thread holds."""
+        self._lock = threading.Lock()

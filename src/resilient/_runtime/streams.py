@@ -19,30 +19,31 @@ AsyncStep = Callable[[], AbstractAsyncContextManager[Any]]
 
 
 class Started:
-    """A generator that has been taken to its first item, or to its end."""
+    """A generator that has been taken to its first item, or to its end, in attempt `number`."""
 
-    __slots__ = ("ended", "generator", "item")
+    __slots__ = ("ended", "generator", "item", "number")
 
-    def __init__(self, generator: Any, item: Any, ended: bool) -> None:
+    def __init__(self, generator: Any, item: Any, ended: bool, number: int = 1) -> None:
         self.generator = generator
         self.item = item
         self.ended = ended
+        self.number = number
 
 
-def start(generator: Generator[Any, Any, Any]) -> Started:
+def start(generator: Generator[Any, Any, Any], number: int = 1) -> Started:
     """Take `generator` to its first item; at its end the item is what it returned."""
     try:
-        return Started(generator, next(generator), ended=False)
+        return Started(generator, next(generator), False, number)
     except StopIteration as stop:
-        return Started(generator, stop.value, ended=True)
+        return Started(generator, stop.value, True, number)
 
 
-async def astart(generator: AsyncGenerator[Any, Any]) -> Started:
+async def astart(generator: AsyncGenerator[Any, Any], number: int = 1) -> Started:
     """Take `generator` to its first item."""
     try:
-        return Started(generator, await anext(generator), ended=False)
+        return Started(generator, await anext(generator), False, number)
     except StopAsyncIteration:
-        return Started(generator, None, ended=True)
+        return Started(generator, None, True, number)
 
 
 def relay(
@@ -77,6 +78,10 @@ def advance(started: Started, move: Callable[[Any], Any], value: Any, step: Step
             started.item = move(value)
         except StopIteration as stop:
             started.item, started.ended = stop.value, True
+        finally:
+            # An error thrown in may come out again, with this frame in its traceback: the
+            # two would hold each other.
+            del move, value
 
 
 async def arelay(
@@ -111,3 +116,5 @@ async def advance_async(
             started.item = await move(value)
         except StopAsyncIteration:
             started.ended = True
+        finally:
+            del move, value  # as in `advance`

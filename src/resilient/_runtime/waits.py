@@ -1,12 +1,13 @@
 """Waiting for time to pass, in each colour.
 
-`sleep` is read through this module each time: `resilient.testing` exchanges it.
+What waits is read through this module each time: `resilient.testing` exchanges it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sys
+import threading
 import time
 
 import anyio
@@ -15,6 +16,13 @@ import anyio
 sleep = time.sleep
 # Lets other tasks run for some seconds, on whichever event loop is running.
 asleep = anyio.sleep
+
+
+def acquire(lock: threading.Lock, timeout: float | None) -> bool:
+    """Block this thread until another releases `lock`; false after `timeout` seconds."""
+    if timeout is None:
+        return lock.acquire()
+    return lock.acquire(timeout=max(0.0, min(timeout, threading.TIMEOUT_MAX)))
 
 
 def in_event_loop() -> bool:

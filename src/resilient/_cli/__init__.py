@@ -1,0 +1,1 @@
+"""The command line, on click, rich, httpx and the OpenTelemetry SDK; imported on use."""

@@ -1,0 +1,1 @@
+"""What the two middlewares share: options, refusals, deadlines, and the call's way in."""
