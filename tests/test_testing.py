@@ -8,6 +8,8 @@ import concurrent.futures
 import functools
 import os
 import queue
+import random
+import selectors
 import socket
 import sys
 import threading
@@ -136,6 +138,37 @@ def test_a_scripted_wait_takes_exactly_as_long_as_it_says(mode, clock):
         return core_clock.now() - started
 
     assert mode.call(mode.function(Retry(on=OSError), work)) == 3600.5
+
+
+def test_the_time_of_a_machine_that_has_been_up_for_years_is_fine_enough(mode, monkeypatch):
+    """Where a float of so many seconds has few digits left behind the point, timers still end."""
+    monkeypatch.setattr(virtual.World, "_latest", 1e9)
+
+    def work():
+        yield 60
+        yield 0.001
+
+    with virtual_time() as clock:
+        started = clock.now()
+        assert started >= 1e9
+        mode.call(mode.function(Retry(on=OSError), work))
+        assert clock.now() - started == pytest.approx(60.001)
+
+
+def test_a_wait_for_the_rest_of_the_time_comes_to_an_end(mode, clock):
+    """However a moment is rounded, whoever waits again until it has come gets there."""
+    chosen, waited = random.Random(1), []
+
+    def work():
+        for _ in range(200):
+            until, times = clock.now() + chosen.random() / 7, 0
+            while clock.now() < until:
+                yield until - clock.now()
+                times += 1
+            waited.append(times)
+
+    mode.call(mode.function(Retry(on=OSError), work))
+    assert max(waited) < 5
 
 
 def test_every_clock_tells_the_same_time(mode, clock):
@@ -432,6 +465,29 @@ def test_a_server_in_a_thread_does_not_hold_the_clock(clock):
         assert time.monotonic() - real < standstill.PATIENCE
         socket.create_connection(server.getsockname()).close()
         thread.join(LONG)
+
+
+def test_a_selector_in_a_thread_holds_the_clock_only_when_it_has_found_something(clock):
+    """What waits for a client lets time jump; what a client has sent is not overtaken."""
+    here, there = socket.socketpair()
+    started, found = clock.now(), []
+
+    def serve():
+        with selectors.DefaultSelector() as selector:
+            selector.register(here, selectors.EVENT_READ)
+            found.extend(selector.select(LONG))
+        found.append(clock.now() - started)
+
+    with here, there:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        real = time.monotonic()
+        waits.sleep(60)
+        assert time.monotonic() - real < standstill.PATIENCE
+        there.send(b"x")
+        waits.sleep(60)
+        thread.join(LONG)
+    assert found[1] == 60
 
 
 def test_a_lock_is_handed_over_without_time_passing(clock):

@@ -40,7 +40,9 @@ def page(width: float, height: float, title: str, parts: Iterable[str]) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" '
         f'width="{width:g}" height="{height:g}" role="img">'
     )
-    card = f'<rect class="page" x=".5" y=".5" width="{width - 1:g}" height="{height - 1:g}" rx="8"/>'
+    card = (
+        f'<rect class="page" x=".5" y=".5" width="{width - 1:g}" height="{height - 1:g}" rx="8"/>'
+    )
     lines = [head, f"<title>{escape(title)}</title>", f"<style>{_STYLE}</style>", card]
     return "\n".join([*lines, *parts, "</svg>", ""])
 

@@ -22,7 +22,6 @@ def _breaker(name: str) -> CircuitBreaker:
 
 async def _drive(stage: Stage, pool: Any, failing: str, every: float, keys: list[str]) -> None:
     """Make a call every so often; each is a bar in the lane of each member that it reached."""
-
     stage.lane(f"{failing} is down").bars.append(Bar(_FROM, _TO, "bad"))
 
     @pool

@@ -31,6 +31,7 @@ from resilient.errors import (
     WorkersExhaustedError,
 )
 from resilient.fallback import Fallback
+from resilient.hedge import Hedge, Quantile
 from resilient.per_key import PerKey
 from resilient.pipeline import Pipeline, pipeline_of
 from resilient.retry import Retry
@@ -46,10 +47,12 @@ __all__ = [
     "CircuitState",
     "CompositionWarning",
     "Fallback",
+    "Hedge",
     "PerKey",
     "Pipeline",
     "Policy",
     "PoolExhaustedError",
+    "Quantile",
     "RejectedError",
     "ResilienceError",
     "Retry",

@@ -14,7 +14,7 @@ import functools
 import inspect
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-from types import MethodType
+from types import CodeType, CoroutineType, MethodType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import wrapt
@@ -49,12 +49,21 @@ class Protected(_Proxy):
         self._self_fn = fn
         self._self_site = site
         self._self_pipeline: Any = None
+        self._self_is_async = kind_of(fn) == "async"
         # Makes the function that takes `self` first, where that was not known from the start.
         self._self_as_method: Callable[[], Protected] | None = None
 
     def __get__(self, instance: object, owner: type | None = None) -> Any:
         found = self if self._self_as_method is None else self._self_as_method()
         return found if instance is None else MethodType(found, instance)
+
+    @property
+    def __code__(self) -> CodeType:
+        """What `inspect` reads the kind of a function from."""
+        if self._self_is_async:
+            return _marked.__code__
+        code: CodeType = self.__wrapped__.__code__
+        return code
 
     # A function pickles by its qualified name and copies as itself.
     def __reduce__(self) -> str:
@@ -314,7 +323,7 @@ def _shell_sync(fn: Any, site: Site) -> Callable[..., Any]:
         call = Call()
         call.site = site
         try:
-            if guards_alone and modes.unwatched:
+            if modes.unwatched and (guards_alone or not _observe.spans_wanted()):
                 return chain(args, kwargs, call)
             return observed(args, kwargs, call)
         except Misuse as misuse:
@@ -327,18 +336,30 @@ def _shell_async(fn: Any, site: Site) -> Callable[..., Any]:
     chain = compose(site.policies, aunpack(fn), "awrap")
     observed = _observe.observer.aaround(chain, site)
     guards_alone = not site.may_repeat
+    function = site.function
 
+    # Not a coroutine function, which would be one more frame to resume at every step; the
+    # proxy around it says that it is one, which is true of what it returns.
     @functools.wraps(fn)
-    async def shell(*args: Any, **kwargs: Any) -> Any:
+    def shell(*args: Any, **kwargs: Any) -> Any:
         if modes.passthrough:
-            return await bare(site.policies, fn, site.target_at)(*args, **kwargs)
+            return bare(site.policies, fn, site.target_at)(*args, **kwargs)
         call = Call()
         call.site = site
-        if guards_alone and modes.unwatched:
-            return await chain(args, kwargs, call)
-        return await observed(args, kwargs, call)
+        if modes.unwatched and (guards_alone or not _observe.spans_wanted()):
+            coroutine = chain(args, kwargs, call)
+        else:
+            coroutine = observed(args, kwargs, call)
+        if type(coroutine) is CoroutineType:
+            # What a task, or a warning that nobody awaited it, is called by.
+            coroutine.__qualname__ = function
+        return coroutine
 
     return shell
+
+
+async def _marked() -> None:
+    """Lends its code, which says that it is a coroutine function's."""
 
 
 def _shell_generator(fn: Any, site: Site) -> Callable[..., Any]:

@@ -83,6 +83,11 @@ def hears() -> bool:
     return False
 
 
+def spans_wanted() -> bool:
+    """Whether a call that may become several attempts may get a span; also telemetry's."""
+    return False
+
+
 observer = Observer()
 everyone = Listeners()
 

@@ -157,7 +157,7 @@ class Policy(Generic[Target_co, Extra_co]):
         self: Policy[Never, S], fn: Callable[P, R], /
     ) -> Callable[P, R | S]: ...
     @overload
-    def __call__(  # type: ignore[overload-overlap]
+    def __call__(
         self: Policy[T, S], fn: Callable[Concatenate[T, P], Coroutine[Any, Any, R]], /
     ) -> Callable[P, Coroutine[Any, Any, R | S]]: ...
     @overload

@@ -14,7 +14,6 @@ Starlette, FastAPI and Litestar.
 from __future__ import annotations
 
 import functools
-import sys
 from asyncio import _get_running_loop
 from collections.abc import Callable, Coroutine, Hashable, Iterable
 from typing import Any, Final
@@ -61,10 +60,10 @@ from resilient.timeout import Timeout
 
 __all__ = ["ResilienceMiddleware"]
 
-# Policies that hold nothing around the application on asyncio which must be left in order.
+# Policies that hold nothing around the application which must be left in order. A timeout
+# does, except on asyncio.
 _INLINE: Final = frozenset({"bulkhead", "circuit_breaker", "fallback", "retry", "timeout"})
 
-_modules: Final = sys.modules
 _NOTHING: Final[dict[str, Any]] = {}
 
 
@@ -152,14 +151,18 @@ class ResilienceMiddleware(Serving):
             leaf.kind in _INLINE and type(leaf).__module__.startswith("resilient.")
             for leaf in leaves
         )
+        timed = any(leaf.kind == "timeout" for leaf in leaves)
+        self._timed = timed or self._header is not None
         observe = _observe.observer.aaround
-        self._begin: AsyncChain = observe(compose(leaves, enter, "awrap"), site)
+        # Around guards alone there is nothing to tell unless somebody wants to know.
+        self._unobserved: AsyncChain = compose(leaves, enter, "awrap")
+        self._begin: AsyncChain = observe(self._unobserved, site)
         own_task = entering(self.app, again=self._again)
         self._begin_beside: AsyncChain = observe(compose(leaves, own_task, "awrap"), site)
         self.policy._name_leaves(site, alone=True)
         # Requests with the same time share a timeout, whose timers count on that.
         self._timeouts = functools.lru_cache(maxsize=256)(_deadline)
-        usual = (self._key, self._header, self._failure, self._covers) == (None,) * 4
+        usual = (self._key, self._header, self._failure) == (None, None, None)
         self._plain = self._inline and not self._again and usual
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -167,11 +170,11 @@ class ResilienceMiddleware(Serving):
         if scope["type"] != "http":
             await self._pass(scope, receive, send)
             return
-        # Where nobody has imported trio, nobody runs it: asking asyncio is dear.
         if (
             modes.passthrough
             or not self._plain
-            or ("trio" in _modules and _get_running_loop() is None)
+            or (self._covers is not None and not self._covers(scope["path"]))
+            or (self._timed and _get_running_loop() is None)
         ):
             await self._choose(scope, receive, send)
             return
@@ -188,7 +191,8 @@ class ResilienceMiddleware(Serving):
         try:
             outcome: BaseException | None = None
             receive, send_ = exchange.receive, exchange.send
-            exchange.chain = chain = self._begin((scope, receive, send_), _NOTHING, exchange)
+            begin = self._unobserved if modes.unwatched else self._begin
+            exchange.chain = chain = begin((scope, receive, send_), _NOTHING, exchange)
             try:
                 waited = chain.send(None)
             except Exception as error:  # a StopIteration, if a fallback has answered
@@ -240,7 +244,7 @@ class ResilienceMiddleware(Serving):
                 self._drained()
 
     def _exchange(self, scope: Scope, receive: Receive, send: Send) -> Exchange:
-        inline = self._inline and _get_running_loop() is not None
+        inline = self._inline and not (self._timed and _get_running_loop() is None)
         exchange = JudgedExchange() if inline else TaskExchange()
         exchange.site = self._site
         exchange._receive, exchange._send = receive, send

@@ -150,11 +150,15 @@ class Bulkhead(Policy[Never, Never]):
             try:
                 return await inner(args, kwargs, call)
             finally:
-                try:
-                    permits.free.append(permit)
-                finally:
-                    if permits.waiting or not GIL:
-                        permits.settle()
+                if call.abandoned:
+                    # A part of the call goes on, such as an answer that is still to be read.
+                    permits.give_back_after(permit, call.abandoned)
+                else:
+                    try:
+                        permits.free.append(permit)
+                    finally:
+                        if permits.waiting or not GIL:
+                            permits.settle()
 
         return bulkhead
 
@@ -268,7 +272,12 @@ class BulkheadGuard:
         trace: TracebackType | None,
     ) -> None:
         permit, self._permit = self._permit, None
-        if permit is not None:
+        if permit is None:
+            return
+        if self._call.abandoned:
+            # A stream whose first step was left behind in a worker, as around a WSGI answer.
+            self._permits.give_back_after(permit, self._call.abandoned)
+        else:
             self._permits.give_back(permit)
 
     async def __aexit__(

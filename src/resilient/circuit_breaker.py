@@ -6,6 +6,7 @@ The states and their rules are in `_core.circuit`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
@@ -27,7 +28,7 @@ from resilient._core.circuit import (
 from resilient._core.durations import Duration, count, seconds, share
 from resilient._core.verdict import ExceptionTypes, FailedAnswer, Matcher, On, predicate
 from resilient._core.window import CountWindow, TimeWindow
-from resilient._policy import Policy
+from resilient._policy import Policy, _living
 from resilient._runtime import modes
 from resilient._runtime.streams import arelay, astart, relay, start
 from resilient._runtime.waits import is_cancellation
@@ -169,6 +170,14 @@ class CircuitBreaker(Policy[Never, Never]):
 
     def _idle(self) -> bool:
         return self.state is CircuitState.CLOSED
+
+    def _fresh(self) -> CircuitBreaker:
+        """Return one more of the same rules, name and listeners, with a circuit of its own."""
+        twin = copy(self)
+        twin._circuit = Circuit(self._circuit.rules)
+        twin._chains = {}
+        _living.add(twin)
+        return twin
 
     def guard(self) -> CircuitGuard:
         """Return a fresh block to run one call in: `with breaker.guard() as call: ...`.

@@ -74,6 +74,7 @@ def test_a_hint_is_the_least_wait_and_jittered_upwards_only():
     assert all(10 <= wait <= 11 for wait in found)
     assert len(set(found)) == 200
     assert attempts(backoff=constant(30)).next_wait(0, hint=10.0) == 30
+    assert attempts(backoff=constant(10.99)).next_wait(0, hint=10.0) >= 10.99
     assert attempts().next_wait(0, hint=0.0) == 1
 
 

@@ -10,6 +10,7 @@ import pytest
 from resilient import CircuitBreaker
 from resilient.errors import PoolExhaustedError
 from resilient.failover import ActivePassive, Member
+
 from tests.failover.support import Backends, kinds, pass_time, quick, states
 
 

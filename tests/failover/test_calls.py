@@ -23,7 +23,9 @@ from resilient import (
 from resilient.bulkhead import Bulkhead
 from resilient.errors import BulkheadFullError, RejectedError
 from resilient.failover import ActiveActive, ActivePassive, Member, NPlusOne
+from resilient.hedge import Hedge
 from resilient.timeout import Timeout
+
 from tests.failover.support import Backends, pass_time, quick, states
 
 db = ActivePassive("module-db", {"a": "a", "b": "b"}, on=ConnectionError)
@@ -65,7 +67,7 @@ class Store:
         return type(self), conn, key
 
     @db
-    def unusual(this, conn: str, key: str) -> tuple[type, str, str]:  # noqa: N805
+    def unusual(this, conn: str, key: str) -> tuple[type, str, str]:
         return type(this), conn, key
 
 
@@ -234,6 +236,27 @@ def test_a_retry_takes_members_not_yet_tried_and_then_starts_over(mode, clock, b
         tried = backends.taken()
         assert set(tried[:4]) == set("abcd")
         assert len(tried) == 6
+
+
+def test_a_hedge_goes_to_a_member_not_yet_tried(mode, clock):
+    """The overtaken attempt is neutral for its member, and nothing is left in flight."""
+    for pool in pools():
+        seen = []
+
+        def ask(target, seen=seen):
+            seen.append(target)
+            yield 10 if len(seen) == 1 else 0.1
+            return target
+
+        hedge = Hedge(1, on=ConnectionError, sync=None if mode.is_async else "thread")
+        protected = mode.function(Pipeline(hedge, pool), ask)
+        before = clock.now()
+        assert mode.call(protected) == seen[1]
+        assert 1 <= clock.now() - before < 2
+        assert len(set(seen)) == 2
+        pass_time(20)
+        assert set(states(pool).values()) == {"healthy"}
+        assert all(one.in_flight == 0 for one in pool.snapshot().members)
 
 
 def test_each_member_tried_is_under_the_timeout_further_in(mode, clock, backends):

@@ -11,6 +11,7 @@ import pytest
 from resilient import asynchronous
 from resilient._core.health import Check, CheckRules, Checks, Rounds
 from resilient.failover import ActivePassive, HealthCheck, Member
+
 from tests.failover.support import Backends, kinds, pass_time, quick, states
 
 RULES = CheckRules(interval=5.0, timeout=1.0, rise=2, fall=3, jitter=0.0)
@@ -89,9 +90,7 @@ def test_probes_run_at_once_and_then_at_intervals(mode, clock, is_async):
     assert len(seen) == count
 
 
-def test_a_member_that_the_checks_find_down_is_left_and_comes_back(
-    mode, clock, events, is_async
-):
+def test_a_member_that_the_checks_find_down_is_left_and_comes_back(mode, clock, events, is_async):
     """`fall` bad probes promote the next without a failed call; failback waits its time."""
     seen, down = [], set()
     db = pool_of("a", "b", probe=probe_of(mode, seen, down, is_async=is_async), failback_after=10)
@@ -322,7 +321,7 @@ def test_a_pool_without_checks_can_be_entered_all_the_same(mode):
     [{"interval": 0}, {"timeout": -1}, {"rise": 0}, {"fall": 0}, {"jitter": 1}, {"jitter": -0.1}],
 )
 def test_bad_options_are_refused(options):
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=next(iter(options))):
         HealthCheck(print, **options)
 
 

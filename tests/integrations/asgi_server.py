@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import Any
 
 import anyio
-import pytest
-
-BACKENDS = ["asyncio", "trio"]
+import anyio.lowlevel
 
 
 def on_loop(backend: str, test: Callable[..., Awaitable[Any]], *args: Any) -> Any:
@@ -20,12 +17,6 @@ def on_loop(backend: str, test: Callable[..., Awaitable[Any]], *args: Any) -> An
             return await test(*args)
 
     return anyio.run(bounded, backend=backend)
-
-
-@pytest.fixture(params=BACKENDS)
-def run(request: pytest.FixtureRequest) -> Callable[..., Any]:
-    """Runs a coroutine function on each backend."""
-    return partial(on_loop, request.param)
 
 
 class Illegal(AssertionError):

@@ -26,9 +26,8 @@ from resilient import (
 )
 from resilient.asgi import ResilienceMiddleware
 from resilient.testing import passthrough
-from tests.integrations.asgi_server import Connection, answering, get, run
 
-__all__ = ["run"]
+from tests.integrations.asgi_server import Connection, answering, get
 
 
 class Scoped(Policy[Any, Any]):
@@ -579,12 +578,11 @@ def test_waiting_in_the_queue(run):
         bulkhead = Bulkhead(1, max_queue=1)
         app = ResilienceMiddleware(answering(), bulkhead)
         waiting, refused = Connection(), Connection()
-        async with anyio.create_task_group() as group:
-            async with bulkhead.guard():
-                group.start_soon(waiting.serve, app)
-                while not bulkhead.snapshot().pending:
-                    await anyio.lowlevel.checkpoint()
-                await refused.serve(app)
+        async with anyio.create_task_group() as group, bulkhead.guard():
+            group.start_soon(waiting.serve, app)
+            while not bulkhead.snapshot().pending:
+                await anyio.lowlevel.checkpoint()
+            await refused.serve(app)
         assert (waiting.status, refused.status) == (200, 503)
 
     run(test)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import anyio
@@ -20,9 +21,8 @@ from resilient import (
     remaining,
 )
 from resilient.asgi import ResilienceMiddleware
-from tests.integrations.asgi_server import Connection, answering, get, run
 
-__all__ = ["run"]
+from tests.integrations.asgi_server import Connection, answering, get
 
 
 class Twice(Policy[Any, Any]):
@@ -32,10 +32,8 @@ class Twice(Policy[Any, Any]):
 
     def awrap(self, inner: Any) -> Any:
         async def twice(args: Any, kwargs: Any, call: Any) -> Any:
-            try:
+            with suppress(Exception):
                 await inner(args, kwargs, call)
-            except Exception:
-                pass
             return await inner(args, kwargs, call)
 
         return twice

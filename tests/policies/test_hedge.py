@@ -702,6 +702,8 @@ class TestAsyncio:
                 with pytest.raises(asyncio.CancelledError):
                     await task
                 assert task.cancelling() == 1
+                # Cancelled first, the hedge did not get as far as to have a result.
+                assert resource.closed == (0 if cancel_first else 1)
                 assert asyncio.all_tasks() == {asyncio.current_task()}
 
         self.run(main)
@@ -727,6 +729,79 @@ class TestAsyncio:
 
         self.run(main)
         assert late.closed == 1
+
+    def test_a_primary_that_swallows_two_cancellations_at_once(self):
+        """One delivery stands for the hedge's and the caller's: the caller's is not lost."""
+        answer = Resource()
+
+        async def main():
+            may = asyncio.Event()
+
+            async def fetch():
+                if attempt_number() == 2:
+                    await may.wait()
+                    return answer
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.Event().wait()
+                return "swallowed"
+
+            task = asyncio.create_task(Hedge(0)(fetch)())
+            for _ in range(5):
+                await asyncio.sleep(0)
+            may.set()
+            # The hedge has its answer, and has cancelled the primary, before it runs again.
+            asyncio.get_running_loop().call_soon(task.cancel)
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert task.cancelling() == 1
+
+        self.run(main)
+        assert answer.closed == 1
+
+    def test_the_cleanup_of_a_hedge_is_not_interrupted(self):
+        """A loser is cancelled once, however long the other losers take to end."""
+        cleaned = []
+
+        async def main():
+            started = []
+
+            async def fetch():
+                number = attempt_number()
+                started.append(number)
+                if number == 3:
+                    return "third"
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    for _ in range(5 if number == 1 else 20):
+                        await asyncio.sleep(0)
+                    cleaned.append(number)
+
+            assert await Hedge(0, max_hedges=2)(fetch)() == "third"
+
+        self.run(main)
+        assert cleaned == [1, 2]
+
+    def test_a_hedge_that_swallows_our_cancellation(self):
+        """What it returns when the primary has won is closed, before the caller goes on."""
+        late = Resource()
+
+        async def main():
+            hedged = asyncio.Event()
+
+            async def fetch():
+                if attempt_number() == 1:
+                    await hedged.wait()
+                    return "first"
+                hedged.set()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.Event().wait()
+                return late
+
+            assert await Hedge(0)(fetch)() == "first"
+            assert late.closed == 1
+
+        self.run(main)
 
     def test_the_cleanup_of_a_cancelled_caller_is_not_interrupted(self):
         """A hedge that wins while the primary cleans up does not cancel it a second time."""

@@ -163,12 +163,12 @@ def test_code_between_the_blocks_is_in_no_attempt():
     seen = []
     for attempt in Retry(on=OSError, backoff=NONE):
         seen.append(attempt_number())
-        if attempt.number == 2:
+        if attempt.number == 3:
             break
         with attempt:
             raise OSError("x")
         seen.append(attempt_number())
-    assert seen == [1, 1, 1]
+    assert seen == [1] * 5
     assert attempt_number() == 1
 
 
@@ -199,6 +199,37 @@ def test_an_open_breaker_inside_does_not_hide_the_real_error(mode):
     assert caught.value.__context__ is None
     assert "after 1 attempt in" in caught.value.__notes__[0]
     assert "b refused attempt 2" in caught.value.__notes__[0]
+
+
+def test_the_real_error_does_not_hold_the_refusal_after_it():
+    """Nor the frames that it went through."""
+
+    class Refusal(CircuitOpenError):
+        pass
+
+    references = []
+
+    def work():
+        for attempt in Retry(on=OSError, backoff=NONE):
+            with attempt:
+                if attempt.number == 1:
+                    raise Failure("real")
+                refusal = Refusal(policy="b")
+                references.append(weakref.ref(refusal))
+                try:
+                    raise refusal
+                finally:
+                    del refusal
+
+    gc.collect()
+    gc.disable()
+    try:
+        with pytest.raises(Failure) as caught:
+            work()
+        assert references[0]() is None
+        assert caught.value.__context__ is None
+    finally:
+        gc.enable()
 
 
 def test_an_open_breaker_inside_leaves_the_last_result(mode):

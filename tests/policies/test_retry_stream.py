@@ -9,6 +9,7 @@ import weakref
 import pytest
 
 from resilient import CircuitBreaker, Pipeline, Retry, RetryBudget, attempt_number, constant
+from resilient._runtime.streams import arelay, astart, relay, start
 
 NONE = constant(0)
 
@@ -240,6 +241,38 @@ def test_an_error_thrown_in_comes_out_as_it_is_and_leaves_no_cycle():
         assert references[0]() is None
     finally:
         gc.enable()
+
+
+def test_what_is_inside_is_closed_with_the_stream_and_not_when_it_is_collected():
+    """Somebody else may still hold it."""
+    seen = []
+
+    def rows():
+        try:
+            yield 1
+        finally:
+            seen.append("closed")
+
+    held = rows()
+    outer = relay(lambda: start(held))
+    next(outer)
+    outer.close()
+    assert seen == ["closed"]
+
+    async def arows():
+        try:
+            yield 1
+        finally:
+            seen.append("aclosed")
+
+    async def main():
+        held = arows()
+        outer = arelay(lambda: astart(held))
+        await anext(outer)
+        await outer.aclose()
+        assert seen == ["closed", "aclosed"]
+
+    asyncio.run(main())
 
 
 def test_on_result_on_a_generator_is_refused():

@@ -151,7 +151,27 @@ def test_remaining_is_told_inside_and_forgotten_outside(mode: Any, clock: Any) -
 
     before, after = mode.call(mode.function(timeout(mode, 2), look))
     assert (before, after) == (pytest.approx(2), pytest.approx(1.5))
-    assert deadline.current.get() is None
+    assert remaining() is None
+
+
+@BOTH_LOOPS
+def test_calls_in_a_row_leave_no_deadline_between_them(mode: Any, clock: Any) -> None:
+    """Neither alone nor inside a longer one, which is in force again after each."""
+
+    async def main() -> list[Any]:
+        seen = []
+
+        async def several() -> None:
+            for _ in range(3):
+                await Timeout(1).acall(waits.asleep, 0.5)
+                seen.append(remaining())
+
+        await several()
+        await Timeout(9).acall(several)
+        seen.append(remaining())
+        return seen
+
+    assert mode.run(main) == [None] * 3 + [pytest.approx(left) for left in (8.5, 8, 7.5)] + [None]
 
 
 def test_the_inner_of_two_that_is_shorter_ends_the_call(mode: Any, clock: Any) -> None:

@@ -98,6 +98,22 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
+class View:
+    """How all members stood when last looked at. Never changed, so it is read without a lock.
+
+    `even`: all members are up, alike, and in one group, so that nothing has to be looked at.
+    """
+
+    groups: list[Group] = field(default_factory=list)
+    total: float = 1.0
+    even: bool = False
+
+    @property
+    def panics(self) -> bool:
+        return any(group.panics for group in self.groups)
+
+
+@dataclass(frozen=True, slots=True)
 class BalanceRules:
     """How the load is spread; see `ActiveActive`."""
 
@@ -112,13 +128,14 @@ class Balancer:
 
     def __init__(self, rules: BalanceRules) -> None:
         self.rules = rules
-        self.groups: list[Group] = []
-        self.panics = False
-        # Whether all members are up, alike, and in one group: nothing has to be looked at.
-        self.even = False
-        self._total = 1.0
+        self._view = View()
         # Whose turn it is while all are alike; the count is taken without a lock.
         self._turns = itertools.count()
+
+    @property
+    def panics(self) -> bool:
+        """Whether all members of a group are used because too few of them are healthy."""
+        return self._view.panics
 
     def refresh(self, seats: Sequence[Candidate], now: float) -> int | None:
         """Look at all members; the number of healthy ones if the pool has begun to panic."""
@@ -126,16 +143,15 @@ class Balancer:
         for seat in sorted(seats, key=lambda one: one.priority):
             if not seat.health.draining:
                 by_priority.setdefault(seat.priority, Group()).members.append(seat)
-        self.groups = list(by_priority.values())
-        for group in self.groups:
+        groups = list(by_priority.values())
+        for group in groups:
             self._judge(group, now)
-        self._share_out()
-        weights = {seat.weight for seat in seats}
-        self.even = len(self.groups) == 1 and len(weights) == 1 and self.settled(seats, now)
-        began = not self.panics
-        self.panics = any(group.panics for group in self.groups)
-        if began and self.panics:
-            return sum(group.count_healthy for group in self.groups)
+        self._share_out(groups)
+        alike = len(groups) == 1 and len({seat.weight for seat in seats}) == 1
+        total = sum(group.share for group in groups)
+        before, self._view = self._view, View(groups, total, alike and self.settled(seats, now))
+        if self._view.panics and not before.panics:
+            return sum(group.count_healthy for group in groups)
         return None
 
     def settled(self, seats: Sequence[Candidate], now: float) -> bool:
@@ -146,18 +162,19 @@ class Balancer:
 
     def choose(self, skip: Collection[str], now: float, chance: Random) -> tuple[Any, bool] | None:
         """The next member to try, and whether to call it past its breaker; `None`: none."""
-        if self.even:
-            free = self.groups[0].usable
+        view = self._view
+        if view.even:
+            free = view.groups[0].usable
             if skip:
                 free = [seat for seat in free if seat.name not in skip]
-            return (self._pick(free, now, chance), False) if free else None
-        trial = self._trial(skip, now)
+            return (self._pick(free, True, now, chance), False) if free else None
+        trial = _trial(view, skip, now)
         if trial is not None:
             return trial, False
-        for group in self._in_turn(chance):
+        for group in _in_turn(view, chance):
             free = [seat for seat in group.usable if seat.name not in skip]
             if free:
-                seat = self._pick(free, now, chance)
+                seat = self._pick(free, False, now, chance)
                 return seat, seat.load.failing_since is not None
         return None
 
@@ -179,11 +196,11 @@ class Balancer:
         group.count_healthy = size - len(failing)
         group.healthy = group.count_healthy / size
 
-    def _share_out(self) -> None:
+    def _share_out(self, groups: list[Group]) -> None:
         """Decide what part of the calls goes to which group, and which groups panic."""
         left = 1.0
-        capacity = sum(group.capacity for group in self.groups)
-        for group in self.groups:
+        capacity = sum(group.capacity for group in groups)
+        for group in groups:
             others = capacity - group.capacity
             group.panics = group.healthy < self.rules.panic_threshold and others < 1
             if group.panics:
@@ -192,33 +209,8 @@ class Balancer:
             left -= group.share
         if left > 1 - 1e-9:
             # Nobody is healthy: each group for as many members as it has.
-            for group in self.groups:
+            for group in groups:
                 group.share = float(len(group.members))
-        self._total = sum(group.share for group in self.groups)
-
-    def _in_turn(self, chance: Random) -> list[Group]:
-        """The groups, the one that this call belongs to first."""
-        if len(self.groups) < 2:
-            return self.groups
-        draw = chance.random() * self._total
-        for index, group in enumerate(self.groups):
-            draw -= group.share
-            if draw < 0:
-                return [group, *self.groups[:index], *self.groups[index + 1 :]]
-        return self.groups
-
-    def _trial(self, skip: Collection[str], now: float) -> Any:
-        """A member that a call would bring back, in a group that calls go to at all."""
-        left = self._total
-        for group in self.groups:
-            for seat in group.members:
-                failing = seat.load.failing_since is not None
-                if failing and seat.name not in skip and seat.health.has_trial(now):
-                    return seat
-            left -= group.share
-            if left <= 1e-9:
-                return None
-        return None
 
     def _factor(self, seat: Candidate, now: float) -> float:
         """The part of its weight that a member which came back has regained."""
@@ -230,19 +222,46 @@ class Balancer:
 
     # The balances.
 
-    def _pick(self, free: list[Any], now: float, chance: Random) -> Any:
+    def _pick(self, free: list[Any], even: bool, now: float, chance: Random) -> Any:
         if len(free) == 1:
             return free[0]
         balance = self.rules.balance
-        weights = None if self.even else [seat.weight * self._factor(seat, now) for seat in free]
+        weights = None if even else [seat.weight * self._factor(seat, now) for seat in free]
         if weights is not None and min(weights) == max(weights):
             weights = None
         if balance == "round_robin":
-            return free[next(self._turns) % len(free)] if self.even else _rotate(free, weights)
+            return free[next(self._turns) % len(free)] if even else _rotate(free, weights)
         if balance == "random":
             return chance.choices(free, weights)[0]
         cost = _in_flight if balance == "least_loaded" else _by_latency(free, now)
         return _cheaper(free, weights, chance, cost)
+
+
+def _in_turn(view: View, chance: Random) -> list[Group]:
+    """The groups, the one that this call belongs to first."""
+    groups = view.groups
+    if len(groups) < 2:
+        return groups
+    draw = chance.random() * view.total
+    for index, group in enumerate(groups):
+        draw -= group.share
+        if draw < 0:
+            return [group, *groups[:index], *groups[index + 1 :]]
+    return groups
+
+
+def _trial(view: View, skip: Collection[str], now: float) -> Any:
+    """A member that a call would bring back, in a group that calls go to at all."""
+    left = view.total
+    for group in view.groups:
+        for seat in group.members:
+            failing = seat.load.failing_since is not None
+            if failing and seat.name not in skip and seat.health.has_trial(now):
+                return seat
+        left -= group.share
+        if left <= 1e-9:
+            return None
+    return None
 
 
 def _cheaper(

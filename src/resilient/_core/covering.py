@@ -110,17 +110,6 @@ class Covering:
                 return seat
         return None
 
-    def serving(self, name: str) -> str | None:
-        """The name of the active that the spare `name` is bound to."""
-        return next(
-            (
-                place.server.name
-                for place in self.places.values()
-                if place.cover is not None and place.cover.name == name
-            ),
-            None,
-        )
-
     def healthy(self, now: float) -> list[Place]:
         """The places whose servers are well."""
         return [one for one in self.places.values() if one.health.standing(now) is Standing.UP]

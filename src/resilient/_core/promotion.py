@@ -10,11 +10,13 @@ taken calls for               switched by hand, or `failback` is off
 ============================  =========================================================
 
 A member that comes and goes never dwells long enough, so it causes one switch away from it
-and none back. A call that fails promotes nobody: only a member's standing does.
+and none back. Nor is there a failback within `failback_after` of a switch, so that several
+members that fail in turn cannot toss the calls about. A call that fails promotes nobody: only a member's standing does.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Collection, Sequence
 from typing import Any, Final, Protocol
@@ -43,6 +45,7 @@ class Promotion:
         self.active: str | None = None
         # Whether somebody switched by hand, which holds until that member fails.
         self.held = False
+        self._switched_at = -math.inf
         # Switches to announce: old, new, reason.
         self.switches: deque[tuple[str | None, str, str]] = deque()
 
@@ -63,7 +66,7 @@ class Promotion:
 
     def switch_to(self, name: str) -> None:
         """Make `name` active by hand."""
-        self._switch(name, MANUAL)
+        self._switch(name, MANUAL, -math.inf)
         self.held = True
 
     def choose(self, skip: Collection[str], now: float) -> Any:
@@ -83,20 +86,22 @@ class Promotion:
             if not self.order:
                 self.active = None
             return
-        self._switch(next(one.name for standing, one in found if standing is best), PROMOTION)
+        self._switch(next(one.name for standing, one in found if standing is best), PROMOTION, now)
 
     def _fail_back(self, now: float) -> None:
+        if now - self._switched_at < self.failback_after:
+            return
         for one in self.order:
             if one.name == self.active:
                 return
             since = one.health.usable_since(now)
             if since is not None and now - since >= self.failback_after:
-                self._switch(one.name, FAILBACK)
+                self._switch(one.name, FAILBACK, now)
                 return
 
-    def _switch(self, name: str, reason: str) -> None:
+    def _switch(self, name: str, reason: str, now: float) -> None:
         """The one place where the active member changes."""
         self.held = False
         if name != self.active:
-            old, self.active = self.active, name
+            old, self.active, self._switched_at = self.active, name, now
             self.switches.append((old, name, reason))

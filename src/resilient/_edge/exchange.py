@@ -6,10 +6,10 @@ or returned without having finished; the application was told that the client ha
 policies gave up. What the application does after that is its own: background tasks run
 outside the policies.
 
-On asyncio the application runs in the server's own task, and the policies beside it, not
-around it: their coroutine is taken by hand to the innermost place, where it stays while the
-application runs, and is resumed with the outcome. So a call can end while the application
-goes on, at no cost. `relay` stands in for the event loop where the policies themselves wait.
+The application runs in the server's own task, and the policies beside it, not around it:
+their coroutine is taken by hand to the innermost place, where it stays while the application
+runs, and is resumed with the outcome. So a call can end while the application goes on, at no
+cost. `relay` stands in for the event loop where the policies themselves wait.
 """
 
 from __future__ import annotations
@@ -144,12 +144,11 @@ class Exchange(Call):
             raise
         if last and self.open:
             if type(self) is Exchange and self.status < 500:
-                # As `answered`, for the usual way.
+                # As `answered`, for the usual way, and without an exception for its end.
                 self.open = False
-                try:
-                    self.chain.send(self.status)  # type: ignore[union-attr]
-                except StopIteration:
-                    self.chain = None
+                for _ in self.chain.__await__():  # type: ignore[union-attr]
+                    raise RuntimeError("a policy waits on its way out, after the answer")
+                self.chain = None
             else:
                 self.answered()
 
@@ -211,7 +210,7 @@ class Exchange(Call):
         try:
             # Nothing of ours waits on the way out of a call that is not made again.
             if outcome is None:
-                chain.send(self.status)
+                chain.send(None)
             else:
                 chain.throw(outcome)
         except (StopIteration, FailedAnswer, ClientGone):
@@ -257,7 +256,13 @@ class JudgedExchange(Exchange):
 def enter(args: Args, kwargs: Kwargs, call: Call) -> Generator[Any, Any, Any]:
     """The innermost place of the policies: wait there for what the application comes to."""
     call.entered = True
-    return (yield ENTERED)
+    yield ENTERED
+    try:
+        return call.status  # type: ignore[attr-defined]
+    except AttributeError:
+        # The call is an attempt, of those that the exchange is the root of.
+        exchange: Any = call.root
+        return exchange.status
 
 
 def first_step(chain: Coroutine[Any, Any, Any]) -> Any:

@@ -1,8 +1,8 @@
 """An ASGI request whose application runs in a task of its own, beside the policies.
 
 It is needed where a policy may hold something around the application that must be left in
-the order in which it was entered, such as a cancel scope: on trio, and around policies that
-are not this library's.
+the order in which it was entered, such as a cancel scope: around a timeout on trio, and
+around policies that are not this library's.
 """
 
 from __future__ import annotations

@@ -154,6 +154,7 @@ class Run:
                 self.head_or_raise()
                 self.exhausted = number == last
                 yield chunk
+            self.head_or_raise()
             self.exhausted = True
         except BaseException:
             self.close()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
+
+import anyio
 
 Work = Callable[[], Coroutine[Any, Any, None]]
 
@@ -18,6 +21,12 @@ class Loop(Protocol):
 
     def spawn(self, work: Work) -> bool:
         """Run `work()` there as a task of its own; it must not raise an `Exception`."""
+
+    async def wait(self, event: anyio.Event, seconds: float | None) -> None:
+        """Wait here until `event` is set, or for so many seconds; it may be set then."""
+
+    async def within(self, seconds: float, work: Work) -> None:
+        """Run `work()` here, and cancel it after so many seconds."""
 
 
 class AsyncioLoop:
@@ -43,6 +52,25 @@ class AsyncioLoop:
 
         return self.soon(begin)
 
+    async def wait(self, event: anyio.Event, seconds: float | None) -> None:
+        if seconds is None:
+            await event.wait()
+            return
+        # Nothing is cancelled, so nothing of the caller's can be mistaken for it.
+        timer = self._loop.call_later(seconds, event.set)
+        try:
+            await event.wait()
+        finally:
+            timer.cancel()
+
+    async def within(self, seconds: float, work: Work) -> None:
+        try:
+            async with asyncio.timeout(seconds) as limit:
+                await work()
+        except TimeoutError:
+            if not limit.expired():
+                raise
+
 
 class TrioLoop:
     """See `Loop`."""
@@ -60,6 +88,26 @@ class TrioLoop:
 
     def spawn(self, work: Work) -> bool:
         return self.soon(lambda: self._trio.lowlevel.spawn_system_task(work))
+
+    async def wait(self, event: anyio.Event, seconds: float | None) -> None:
+        with self._trio.move_on_after(math.inf if seconds is None else seconds):
+            await event.wait()
+
+    async def within(self, seconds: float, work: Work) -> None:
+        with self._trio.move_on_after(seconds):
+            await work()
+
+
+def here() -> Loop:
+    """The event loop that this task runs in.
+
+    Raises:
+        RuntimeError: There is none.
+    """
+    loop = running()
+    if loop is None:
+        raise RuntimeError("no event loop runs in this thread")
+    return loop
 
 
 def running() -> Loop | None:

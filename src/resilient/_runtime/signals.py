@@ -49,18 +49,16 @@ class Signal:
     async def await_(self, seconds: float | None) -> bool:
         """Wait in this task until it happens; false after so many seconds."""
         event = anyio.Event()
-        loop = loops.running()
+        loop = loops.here()
 
         def wake() -> None:
             # A loop that has ended has nobody left who waits.
-            if loop is not None:
-                loop.soon(event.set)
+            loop.soon(event.set)
 
         if self._join(wake):
             return True
         try:
-            with anyio.move_on_after(seconds):
-                await event.wait()
+            await loop.wait(event, seconds)
         finally:
             self._leave(wake)
         return self._given

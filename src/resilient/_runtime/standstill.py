@@ -11,8 +11,8 @@ moved for `PATIENCE`.
 
 from __future__ import annotations
 
-import selectors
 import gc
+import selectors
 import sys
 import threading
 import time
@@ -52,16 +52,16 @@ class Threads:
         # The frames come first: a thread that starts or ends meanwhile counts as running.
         frames, alive = _other_frames()
         known = {thread.ident: thread for thread in threading.enumerate()}
-        if any(self._starts(thread, alive) for thread in known.values()):
-            return True
         judged = {
             ident: (frame, frame.f_lasti)
             for ident, frame in frames.items()
             if ident not in waiting and self._takes_part(ident, known.get(ident))
         }
-        if any(self._runs(ident, frame, alive) for ident, (frame, _) in judged.items()):
-            return True
-        return bool(judged) and _has_moved(judged)
+        return (
+            any(self._starts(thread, alive) for thread in known.values())
+            or any(self._runs(ident, frame, alive) for ident, (frame, _) in judged.items())
+            or (bool(judged) and _has_moved(judged))
+        )
 
     def _starts(self, thread: threading.Thread, alive: Idents) -> bool:
         if isinstance(thread, threading._DummyThread):
@@ -102,8 +102,7 @@ def _other_frames() -> tuple[dict[int, FrameType], Idents]:
     try:
         frames = sys._current_frames()
     finally:
-        if collecting:
-            gc.enable()
+        (gc.enable if collecting else gc.disable)()
     alive = set(frames)
     # A frame that is found in its own locals is garbage that only a collection frees.
     del frames[threading.get_ident()]

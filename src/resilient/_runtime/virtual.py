@@ -160,9 +160,10 @@ class World:
         """When a wait of so many seconds from now will be over."""
         if seconds is None:
             return math.inf
-        at = self.time + seconds
+        now = self.now()
+        at = now + seconds
         # The shortest of waits must still end in the future.
-        return math.nextafter(at, math.inf) if at == self.time and seconds > 0 else at
+        return math.nextafter(at, math.inf) if at == now and seconds > 0 else at
 
     # Waiting in a thread.
 

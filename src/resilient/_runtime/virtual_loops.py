@@ -9,11 +9,13 @@ wait in a selector can be asked from outside what has arrived; others are refuse
 from __future__ import annotations
 
 import asyncio
+import math
 import sys
 import weakref
 from asyncio.selector_events import BaseSelectorEventLoop
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 from resilient._runtime.virtual import Wait, World
@@ -47,20 +49,46 @@ def _look() -> None:
 class _Selector:
     """A loop's selector that waits on the virtual clock."""
 
-    def __init__(self, real: Any, loop: asyncio.AbstractEventLoop, world: World) -> None:
+    def __init__(self, real: Any, loop: Any, world: World) -> None:
         self._real = real
         self._loop = weakref.ref(loop)
         self._world = world
+        self._resolution = loop._clock_resolution
 
     def select(self, timeout: float | None = None) -> Any:
-        loop = self._loop()
-        if loop is None or self._world.is_closed or (timeout is not None and timeout <= 0):
+        loop: Any = self._loop()
+        found = self._select(timeout, loop)
+        # asyncio runs the timers that are due by now and this much. After some months of
+        # uptime a float holds no difference so small, and none would ever be due.
+        loop._clock_resolution = max(self._resolution, math.ulp(self._world.now()))
+        return found
+
+    def _select(self, timeout: float | None, loop: asyncio.AbstractEventLoop) -> Any:
+        if self._world.is_closed or (timeout is not None and timeout <= 0):
             return self._real.select(timeout)
         wait = _LoopWait(self._world.end_of(timeout), loop, self._real)
         return self._world.rest(wait, self._real.select) or self._real.select(0)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._real, name)
+
+
+def _call_later(
+    loop: Callable[[], Any],
+    world: World,
+    delay: float,
+    callback: Any,
+    *args: Any,
+    context: Any = None,
+) -> asyncio.TimerHandle:
+    """Take the place of `loop.call_later`: no wait is so short that no time passes.
+
+    What waits again for the rest, because its time has not quite come, would do so for good.
+    """
+    handle: asyncio.TimerHandle = loop().call_at(
+        world.end_of(delay), callback, *args, context=context
+    )
+    return handle
 
 
 class Loops:
@@ -96,6 +124,7 @@ class Loops:
             original(loop, *args, **kwargs)
             loop._selector = _Selector(loop._selector, loop, self._world)
             loop.time = self._world.now
+            loop.call_later = partial(_call_later, weakref.ref(loop), self._world)
             self._adopted.add(loop)
 
         return init

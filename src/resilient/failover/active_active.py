@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar, get_args
 
@@ -15,7 +15,8 @@ from resilient.circuit_breaker import CircuitBreaker
 from resilient.events import PoolPanicked
 from resilient.failover.checks import HealthCheck
 from resilient.failover.member import Member, MemberSnapshot, Seat
-from resilient.failover.pool import Members, Pool, put_in
+from resilient.failover.pool import Pool, put_in
+from resilient.failover.roster import Found, Skip
 
 T = TypeVar("T")
 
@@ -65,7 +66,7 @@ class ActiveActive(Pool[T]):
     def __init__(
         self,
         name: str,
-        members: Mapping[str, T] | Members,
+        members: Mapping[str, T] | Iterable[Member[T]],
         *,
         on: On,
         unless: ExceptionTypes | tuple[()] = (),
@@ -91,6 +92,7 @@ class ActiveActive(Pool[T]):
             raise ValueError(
                 f"balance must be one of {', '.join(get_args(Balance))}, not {balance!r}"
             )
+        self._by_latency = balance == "ewma"
         self._balancer = Balancer(
             BalanceRules(
                 balance=balance,
@@ -127,7 +129,7 @@ class ActiveActive(Pool[T]):
     def _settled(self, now: float) -> bool:
         return self._balancer.settled(tuple(self._seats.values()), now)
 
-    def _choose(self, key: Any, skip: set[str] | tuple[()], now: float) -> tuple[Seat, bool] | None:
+    def _choose(self, key: Any, skip: Skip, first: bool, now: float) -> Found:
         return self._balancer.choose(skip, now, chance.source)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
@@ -14,8 +14,9 @@ from resilient._core.verdict import ExceptionTypes, On
 from resilient.circuit_breaker import CircuitBreaker
 from resilient.events import FailoverSwitched
 from resilient.failover.checks import HealthCheck
-from resilient.failover.member import MemberSnapshot, Seat
-from resilient.failover.pool import Members, Pool, put_in
+from resilient.failover.member import Member, MemberSnapshot, Seat
+from resilient.failover.pool import Pool, put_in
+from resilient.failover.roster import Found, Skip
 
 T = TypeVar("T")
 
@@ -61,7 +62,7 @@ class ActivePassive(Pool[T]):
     def __init__(
         self,
         name: str,
-        members: Mapping[str, T] | Members,
+        members: Mapping[str, T] | Iterable[Member[T]],
         *,
         on: On,
         unless: ExceptionTypes | tuple[()] = (),
@@ -87,6 +88,8 @@ class ActivePassive(Pool[T]):
             failback=failback,
             failback_after=seconds(failback_after, "failback_after", zero=True),
         )
+        # What nearly every call is given.
+        self._front: Found = None
         put_in(self, members)
 
     @property
@@ -133,6 +136,11 @@ class ActivePassive(Pool[T]):
     def _refresh(self, now: float) -> None:
         machine = self._machine
         machine.refresh(now)
+        if machine.active is not None:
+            seat = self._seats[machine.active]
+            # When something else is active, it may be stopped at once.
+            seat.served = True
+            self._front = seat, False
         while machine.switches:
             old, new, reason = machine.switches.popleft()
             fields = {"old": old, "new": new, "reason": reason}
@@ -143,15 +151,15 @@ class ActivePassive(Pool[T]):
         first = machine.order[0].name if machine.order else None
         return machine.held or not machine.failback or machine.active == first
 
-    def _choose(self, key: Any, skip: set[str] | tuple[()], now: float) -> tuple[Seat, bool] | None:
+    def _choose(self, key: Any, skip: Skip, first: bool, now: float) -> Found:
+        if self._calm and not skip:
+            return self._front
         seat = self._machine.choose(skip, now)
         return None if seat is None else (seat, False)
 
     def _spared(self, seat: Seat, now: float) -> bool:
         machine = self._machine
         if seat.name == machine.active:
-            # Until something else is; then it is stopped, whoever made it active.
-            seat.served = True
             return False
         # Single calls that went on there do not have it started and stopped each time.
         return seat.served or now - seat.used_at >= machine.failback_after

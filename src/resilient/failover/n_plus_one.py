@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Literal, TypeVar, get_args
 
@@ -17,7 +17,8 @@ from resilient.events import PoolDegraded, SpareAssigned, SpareReleased
 from resilient.failover.checks import HealthCheck
 from resilient.failover.hold import Lease
 from resilient.failover.member import Member, MemberSnapshot, Seat, checked
-from resilient.failover.pool import Members, Pool, put_in
+from resilient.failover.pool import Pool, put_in
+from resilient.failover.roster import Found, Skip
 
 T = TypeVar("T")
 WhenExhausted = Literal["reject", "spread"]
@@ -79,8 +80,8 @@ class NPlusOne(Pool[T]):
     def __init__(
         self,
         name: str,
-        actives: Mapping[str, T] | Members,
-        spares: Mapping[str, T] | Members,
+        actives: Mapping[str, T] | Iterable[Member[T]],
+        spares: Mapping[str, T] | Iterable[Member[T]],
         *,
         on: On,
         unless: ExceptionTypes | tuple[()] = (),
@@ -153,6 +154,11 @@ class NPlusOne(Pool[T]):
     def _refresh(self, now: float) -> None:
         machine = self._machine
         machine.refresh(now)
+        for place in machine.places.values():
+            for seat in (place.server, place.cover):
+                if seat is not None:
+                    # When it is let go, it may be stopped at once.
+                    seat.served = True
         while machine.changes:
             what, spare, active = machine.changes.popleft()
             cls = SpareAssigned if what == "assigned" else SpareReleased
@@ -165,32 +171,29 @@ class NPlusOne(Pool[T]):
             return self._key(*args, **kwargs)
         return next(self._calls)
 
-    def _choose(self, key: Any, skip: set[str] | tuple[()], now: float) -> tuple[Seat, bool] | None:
+    def _choose(self, key: Any, skip: Skip, first: bool, now: float) -> Found:
         machine = self._machine
         places = tuple(machine.places.values())
         if not places:
             return None
         place = places[key % len(places)] if self._key is None else machine.place_of(key)
         seat = machine.choose(place, skip, now)
-        if seat is None and machine.spread and place.health.standing(now) is not Standing.UP:
+        if seat is None and first and machine.spread:
+            # A call that has failed is not run again on another active.
             seat = self._spread(place, key, skip, now)
         return None if seat is None else (seat, False)
 
-    def _spread(self, place: Place, key: Any, skip: set[str] | tuple[()], now: float) -> Any:
+    def _spread(self, place: Place, key: Any, skip: Skip, now: float) -> Any:
         """A healthy active for a call whose own has failed, the same for each key."""
         free = [one for one in self._machine.healthy(now) if one.server.name not in skip]
-        if not free or place.cover is not None:
+        if not free or place.cover is not None or place.health.standing(now) is Standing.UP:
             return None
         names = {one.name: one for one in free}
         weights = [(one.name, one.server.weight) for one in free]
         return names[owner(encode(key), weights)].server
 
     def _spared(self, seat: Seat, now: float) -> bool:
-        machine = self._machine
-        if machine.serving(seat.name) is not None or seat.name in (
-            place.server.name for place in machine.places.values()
-        ):
-            seat.served = True
+        if any(seat in (one.server, one.cover) for one in self._machine.places.values()):
             return False
         return seat.served or now - seat.used_at >= _LINGER
 

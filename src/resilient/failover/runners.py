@@ -69,7 +69,7 @@ class TaskRunner:
     def __init__(self, prober: Prober, leads: Leads) -> None:
         self._prober = prober
         self._leads = leads
-        self._loop = loops.running()
+        self._loop = loops.here()
         self._group: TaskGroup = anyio.create_task_group()
         self._news = anyio.Event()
 
@@ -80,8 +80,7 @@ class TaskRunner:
 
     def wake(self) -> None:
         """Look again: something has changed."""
-        if self._loop is not None:
-            self._loop.soon(lambda: self._news.set())
+        self._loop.soon(lambda: self._news.set())
 
     async def stop(self) -> None:
         """End; an async probe under way is cancelled."""
@@ -94,8 +93,7 @@ class TaskRunner:
     async def _run(self) -> None:
         while True:
             delay = self._prober.step(self._launch) if self._leads(self) else None
-            with anyio.move_on_after(None if delay is None else _wait(delay)):
-                await self._news.wait()
+            await self._loop.wait(self._news, None if delay is None else _wait(delay))
             self._news = anyio.Event()
 
     def _launch(self, name: str, serial: int, target: Any) -> None:
@@ -105,10 +103,13 @@ class TaskRunner:
             self._prober.run_in_thread(name, serial, target, self.wake)
 
     async def _probe(self, name: str, serial: int, target: Any) -> None:
-        good = False
-        with anyio.move_on_after(self._prober.check.rules.timeout):
-            good = await self._prober.aprobe(target)
-        self._prober.ended(name, serial, good)
+        found = [False]
+
+        async def probe() -> None:
+            found[0] = await self._prober.aprobe(target)
+
+        await self._loop.within(self._prober.check.rules.timeout, probe)
+        self._prober.ended(name, serial, found[0])
         self.wake()
 
 

@@ -71,3 +71,4 @@ def configure(
 
 _observe.observer = TelemetryObserver()
 _observe.hears = _settings.hears
+_observe.spans_wanted = _settings.spans_wanted

@@ -222,7 +222,8 @@ def end_attempt(
         return
     if outcome == "failure" and error is not None:
         outcome = outcome_of(error)
-    if call.kind == "hedge" and _settings.metering:
+    # A member that a hedge goes to is part of the hedge, and no further one.
+    if call.kind == "hedge" and call.member is None and _settings.metering:
         attributes = _instruments.named(policy)
         attributes[HEDGE_RESULT] = "won" if outcome == "success" else outcome
         _instruments.instruments.hedges.add(1, attributes)

@@ -58,12 +58,20 @@ def provider() -> object | None:
     that the environment names has been loaded by `get_tracer` above. Where the name is gone,
     something is returned, and `start_span` says by an invalid context that nobody listens.
     """
-    return getattr(trace, "_TRACER_PROVIDER", trace)
+    try:
+        return trace._TRACER_PROVIDER
+    except AttributeError:
+        return trace
 
 
 def hears() -> bool:
     """Whether an event would be counted, or may find a span."""
     return metering or (events and provider() is not None)
+
+
+def spans_wanted() -> bool:
+    """Whether a call that may become several attempts may get a span."""
+    return call_spans and provider() is not None
 
 
 def tracer() -> trace.Tracer | None:

@@ -1,0 +1,1 @@
+"""What the HTTP clients share: policies around outbound requests."""
