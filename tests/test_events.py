@@ -20,6 +20,7 @@ FIELDS = {
     "CallTimedOut": {"seconds"},
     "CallOverran": {"seconds"},
     "FallbackUsed": {"error"},
+    "FaultInjected": {"experiment", "fault", "member", "delay"},
     "HedgeLaunched": {"number"},
     "HedgeWon": {"number"},
     "MemberStateChanged": {"member", "old", "new"},

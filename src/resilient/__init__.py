@@ -6,7 +6,7 @@ composable policies: the same object on sync and async code, told in traces and 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from resilient import telemetry as telemetry  # it puts itself in place
 from resilient._attempts import attempt_number
@@ -37,7 +37,12 @@ from resilient.pipeline import Pipeline, pipeline_of
 from resilient.retry import Retry
 from resilient.timeout import Timeout
 
+if TYPE_CHECKING:
+    from resilient.failover import ActiveActive, ActivePassive, HealthCheck, Member, NPlusOne
+
 __all__ = [
+    "ActiveActive",
+    "ActivePassive",
     "Backoff",
     "Bulkhead",
     "BulkheadFullError",
@@ -47,7 +52,10 @@ __all__ = [
     "CircuitState",
     "CompositionWarning",
     "Fallback",
+    "HealthCheck",
     "Hedge",
+    "Member",
+    "NPlusOne",
     "PerKey",
     "Pipeline",
     "Policy",
@@ -72,10 +80,22 @@ __all__ = [
 ]
 
 
+_POOLS = frozenset({"ActiveActive", "ActivePassive", "HealthCheck", "Member", "NPlusOne"})
+
+
 def __getattr__(name: str) -> Any:
+    # On demand: pools are a quarter of the library, and not every service has one; the
+    # installed metadata, where the version stands, costs more than all the rest.
+    if name in _POOLS:
+        from resilient import failover
+
+        return getattr(failover, name)
     if name == "__version__":
-        # Read on demand: looking at the installed metadata costs more than all the rest.
         from importlib.metadata import version
 
         return version("resilient-patterns")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, "__version__"})

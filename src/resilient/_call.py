@@ -11,6 +11,8 @@ import functools
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from resilient._core.ends import LeftBehind
+
 if TYPE_CHECKING:
     from resilient._policy import Policy
 
@@ -67,7 +69,7 @@ class Call:
         fell_back: Whether a fallback stood in; kept on the root.
         abandoned: Workers that still run although nobody waits for them, if any.
         on_abandon: Called when the worker that runs this call is given up, with whether that
-            is the backend's failure; `None` outside a worker.
+            is the backend's failure, the innermost first; `None` outside a worker.
         member: The name of the pool's member that this attempt goes to; `None` without a pool.
         tried: What a pool remembers of the members tried in this call; kept on the root.
         unrepeatable: Why the function must not be called again, if so; kept on the root, where
@@ -120,6 +122,56 @@ class Call:
         if self.on_abandon is not None:
             child.on_abandon = self.on_abandon
         return child
+
+    def handed(self, number: int, kind: str) -> Call:
+        """Return the record of an attempt that a worker will run.
+
+        Who gives up a worker around this call gives up that one with it.
+        """
+        child = self.attempt(number, kind)
+        child.abandoned = []
+        child.on_abandon = []
+        if self.on_abandon is not None:
+            self.on_abandon.append(child.give_up)
+        return child
+
+    def give_up(self, failed: bool) -> None:
+        """Tell the policies inside the worker that its caller does not wait any more."""
+        callbacks = self.on_abandon or ()
+        # What the worker begins from now on, it also settles itself.
+        self.on_abandon = None
+        # What is further in says first whether the function was entered.
+        for callback in reversed(callbacks):
+            callback(failed)
+        self.carry()
+
+    def carry(self) -> None:
+        """The worker's part is over: take over what the rest of the call has to know."""
+        if self.parent is not None and self.entered:
+            self.parent.entered = True
+        # The callbacks refer to the call.
+        self.on_abandon = None
+
+    def leave_behind(self, run: Any) -> None:
+        """The worker of this attempt runs on: let the policies around it know."""
+        left = LeftBehind(run, self.abandoned or [])
+        link = self.parent
+        while link is not None:
+            if link.abandoned is None:
+                link.abandoned = []
+            link.abandoned.append(left)
+            link = link.parent
+
+
+def entered(call: Call) -> None:
+    """The protected function is entered: the attempts that this one is part of say so too.
+
+    At once, since one that hangs is judged by policies further out while it hangs.
+    """
+    link: Call | None = call
+    while link is not None:
+        link.entered = True
+        link = link.parent
 
 
 SyncCall = Callable[[Args, Kwargs, Call], R]

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import wrapt
 
 from resilient import _observe
-from resilient._call import Args, AsyncCall, Call, Kwargs, Site, SyncCall, name_of
+from resilient._call import Args, AsyncCall, Call, Kwargs, Site, SyncCall, entered, name_of
 from resilient._runtime import modes
 from resilient._runtime.streams import advance_async, astart
 
@@ -251,8 +251,11 @@ def unpack(fn: Callable[..., Any], function: str) -> SyncCall[Any]:
     def enter(args: Args, kwargs: Kwargs, call: Call) -> Any:
         nonlocal checked
         call.entered = True
+        if call.parent is not None:
+            entered(call.parent)
         if checked:
-            return fn(*args, **kwargs)
+            # An empty dict would be copied.
+            return fn(*args, **kwargs) if kwargs else fn(*args)
         result = fn(*args, **kwargs)
         if hasattr(type(result), "__await__"):
             _refuse_awaitable(result, function)
@@ -267,6 +270,8 @@ def aunpack(fn: Callable[..., Any]) -> AsyncCall[Any]:
 
     def enter(args: Args, kwargs: Kwargs, call: Call) -> Any:
         call.entered = True
+        if call.parent is not None:
+            entered(call.parent)
         return fn(*args, **kwargs)
 
     return enter
@@ -277,6 +282,8 @@ def unpack_stream(fn: Callable[..., Any]) -> Any:
 
     def enter(args: Args, kwargs: Kwargs, call: Call) -> Any:
         call.entered = True
+        if call.parent is not None:
+            entered(call.parent)
         return fn(*args, **kwargs)
 
     return enter
@@ -285,6 +292,8 @@ def unpack_stream(fn: Callable[..., Any]) -> Any:
 def given(args: Args, kwargs: Kwargs, call: Call) -> Any:
     """The innermost call of `policy.call(fn, ...)`: the function came with the call."""
     call.entered = True
+    if call.parent is not None:
+        entered(call.parent)
     result = call.fn(*args, **kwargs)  # type: ignore[misc]
     if hasattr(type(result), "__await__"):
         if inspect.iscoroutine(result):
@@ -296,6 +305,8 @@ def given(args: Args, kwargs: Kwargs, call: Call) -> Any:
 async def agiven(args: Args, kwargs: Kwargs, call: Call) -> Any:
     """The innermost call of `policy.acall(fn, ...)`."""
     call.entered = True
+    if call.parent is not None:
+        entered(call.parent)
     result = call.fn(*args, **kwargs)  # type: ignore[misc]
     if not inspect.isawaitable(result):
         raise Misuse(
@@ -308,6 +319,8 @@ async def agiven(args: Args, kwargs: Kwargs, call: Call) -> Any:
 def given_stream(args: Args, kwargs: Kwargs, call: Call) -> Any:
     """The innermost call of `policy.call(fn, ...)` for a generator function."""
     call.entered = True
+    if call.parent is not None:
+        entered(call.parent)
     return call.fn(*args, **kwargs)  # type: ignore[misc]
 
 
@@ -322,6 +335,9 @@ def _shell_sync(fn: Any, site: Site) -> Callable[..., Any]:
             return bare(site.policies, fn, site.target_at)(*args, **kwargs)
         call = Call()
         call.site = site
+        # What the policies look at on the way: found faster here than on the class.
+        call.fell_back = False
+        call.on_abandon = call.abandoned = None
         try:
             if modes.unwatched and (guards_alone or not _observe.spans_wanted()):
                 return chain(args, kwargs, call)
@@ -346,6 +362,8 @@ def _shell_async(fn: Any, site: Site) -> Callable[..., Any]:
             return bare(site.policies, fn, site.target_at)(*args, **kwargs)
         call = Call()
         call.site = site
+        call.fell_back = False
+        call.on_abandon = call.abandoned = None
         if modes.unwatched and (guards_alone or not _observe.spans_wanted()):
             coroutine = chain(args, kwargs, call)
         else:

@@ -10,7 +10,7 @@ from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import Any, ClassVar, Never, TypeVar
+from typing import Any, ClassVar, Final, Never, TypeVar
 
 from resilient import _observe
 from resilient._call import AsyncCall, AsyncStream, Call, Site, SyncCall, SyncStream
@@ -36,6 +36,11 @@ from resilient.errors import CallTimeoutError, CircuitOpenError
 from resilient.events import CallRejected, CircuitStateChanged
 
 R = TypeVar("R")
+
+
+# Objects of their own, so that a user's 0.5 is told from none given.
+_FAILURE_RATE: Final = float("0.5")
+_SLOW_RATE: Final = float("1.0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +100,13 @@ class CircuitBreaker(Policy[Never, Never]):
         on: On = Exception,
         unless: ExceptionTypes | tuple[()] = (),
         on_result: Callable[[Any], bool] | None = None,
-        failure_rate: float | None = None,
+        failure_rate: float = _FAILURE_RATE,
         window_calls: int | None = None,
         window_seconds: Duration | None = None,
         minimum_calls: int | None = None,
         consecutive_failures: int | None = None,
         slow_call: Duration | None = None,
-        slow_rate: float | None = None,
+        slow_rate: float = _SLOW_RATE,
         open_for: Duration | Iterable[Duration] = 30,
         half_open_calls: int = 1,
         half_open_timeout: Duration = 60,
@@ -113,9 +118,9 @@ class CircuitBreaker(Policy[Never, Never]):
         super().__init__(name)
         if window_calls is not None and window_seconds is not None:
             raise TypeError("give window_calls or window_seconds, not both")
-        if failure_rate is not None and consecutive_failures is not None:
+        if failure_rate is not _FAILURE_RATE and consecutive_failures is not None:
             raise TypeError("give failure_rate or consecutive_failures, not both")
-        if slow_rate is not None and slow_call is None:
+        if slow_rate is not _SLOW_RATE and slow_call is None:
             raise TypeError("slow_rate needs slow_call=..., the seconds that make a call slow")
         self._matcher = Matcher(on, unless)
         self._on_result = predicate(on_result, "on_result")
@@ -126,11 +131,11 @@ class CircuitBreaker(Policy[Never, Never]):
             Rules(
                 new_window=window,
                 minimum_calls=_minimum(minimum_calls, size),
-                failure_rate=0.5 if failure_rate is None else share(failure_rate, "failure_rate"),
+                failure_rate=share(failure_rate, "failure_rate"),
                 consecutive_failures=None
                 if consecutive_failures is None
                 else count(consecutive_failures, "consecutive_failures"),
-                slow_rate=1.0 if slow_rate is None else share(slow_rate, "slow_rate"),
+                slow_rate=share(slow_rate, "slow_rate"),
                 open_for=_open_for(open_for),
                 half_open_calls=count(half_open_calls, "half_open_calls"),
                 half_open_timeout=seconds(half_open_timeout, "half_open_timeout"),

@@ -17,6 +17,7 @@ __all__ = [
     "Event",
     "FailoverSwitched",
     "FallbackUsed",
+    "FaultInjected",
     "HedgeLaunched",
     "HedgeWon",
     "MemberStateChanged",
@@ -98,6 +99,22 @@ class FallbackUsed(Event):
     """A fallback stood in; `error` is what it replaced, `None` for a refused result."""
 
     error: BaseException | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FaultInjected(Event):
+    """A fault was injected on purpose, see `resilient.chaos`.
+
+    `fault` is `error`, `latency`, `result`, `behavior`, or `outage` for a call to a pool's
+    member that was taken down; `experiment` is the experiment's name, `None` for an outage;
+    `member` is the pool's member that the attempt went to, if any; `delay` is the latency in
+    seconds, 0 for the others.
+    """
+
+    experiment: str | None
+    fault: str
+    member: str | None
+    delay: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
@@ -213,10 +213,15 @@ class _Sync(SyncOutbound[httpx.Response]):
         return response.status_code
 
     def held(self, response: httpx.Response, hold: Hold) -> None:
-        response.stream = _Held(response.stream, hold)
+        if response.is_closed:
+            hold.end()  # it came whole, from no network
+        else:
+            response.stream = _Held(response.stream, hold)
 
     def keep(self, exchange: Exchange, response: httpx.Response) -> bool:
         stream: Any = response.stream
+        if response.is_closed:
+            return True
         if _is_too_long(exchange, response):
             return False
         chunks: list[bytes] = []
@@ -240,10 +245,15 @@ class _Async(AsyncOutbound[httpx.Response]):
         return response.status_code
 
     def held(self, response: httpx.Response, hold: Hold) -> None:
-        response.stream = _AsyncHeld(response.stream, hold)
+        if response.is_closed:
+            hold.end()  # it came whole, from no network
+        else:
+            response.stream = _AsyncHeld(response.stream, hold)
 
     async def keep(self, exchange: Exchange, response: httpx.Response) -> bool:
         stream: Any = response.stream
+        if response.is_closed:
+            return True
         if _is_too_long(exchange, response):
             return False
         chunks: list[bytes] = []
@@ -271,7 +281,7 @@ class _Held(httpx.SyncByteStream):
         self._hold = hold
 
     def __iter__(self) -> Iterator[bytes]:
-        yield from self._stream
+        return iter(self._stream)
 
     def close(self) -> None:
         try:
@@ -287,9 +297,9 @@ class _AsyncHeld(httpx.AsyncByteStream):
         self._stream = stream
         self._hold = hold
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for chunk in self._stream:
-            yield chunk
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        # No generator: one that is left half-way would have to be closed in its turn.
+        return aiter(self._stream)
 
     async def aclose(self) -> None:
         try:
@@ -349,5 +359,7 @@ class _AsyncKept(httpx.AsyncByteStream):
                 yield chunk
 
     async def aclose(self) -> None:
+        if isinstance(self._rest, AsyncGenerator):
+            await self._rest.aclose()
         if self._stream is not None:
             await self._stream.aclose()

@@ -169,15 +169,21 @@ class _Outbound(SyncOutbound[requests.Response]):
             return False
         if too_long(method, response.headers.get("Content-Length")):
             return False
-        error: Exception | None = None
+        body, error = b"", None
         try:
-            # What is read so is neither decoded nor counted as content.
-            body = raw.read(KEPT_BYTES + 1, decode_content=False)
+            while len(body) <= KEPT_BYTES:
+                # What is read so is neither decoded nor counted as content.
+                part = raw.read(KEPT_BYTES + 1 - len(body), decode_content=False)
+                if not part:
+                    break
+                body += part
         except (urllib3.exceptions.HTTPError, OSError) as failure:
-            body, error = b"", failure
+            error = failure
         whole = len(body) <= KEPT_BYTES
+        if error:
+            raw.close()
         if whole:
-            raw.close() if error else raw.release_conn()
+            raw.release_conn()
         response.raw = _again(raw, _Body(body, error, None if whole else raw), method)
         return whole
 
@@ -233,4 +239,5 @@ class _Body(io.RawIOBase):
     def close(self) -> None:
         if self._rest is not None:
             self._rest.close()
+            self._rest.release_conn()
         super().close()

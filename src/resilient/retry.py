@@ -19,7 +19,9 @@ from resilient._runtime.retry_block import AsyncAttempts, BlockAttempt, SyncAtte
 from resilient._runtime.retry_call import EARLIER, AttemptStep, Progress
 from resilient._runtime.streams import Started, arelay, astart, relay, start
 
+# Stands for a new one in each retry; not shared.
 _OWN: Final[Any] = RetryBudget()
+_BACKOFF: Final = exponential(0.1, maximum=10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,7 @@ class Retry(Policy[Never, Never]):
         on_result: Callable[[Any], bool] | None = None,
         attempts: int | None = 3,
         max_elapsed: Duration | None = None,
-        backoff: Iterable[Duration] | None = None,
+        backoff: Iterable[Duration] = _BACKOFF,
         budget: RetryBudget | None = _OWN,
         max_retry_after: Duration = 60,
         name: str | None = None,
@@ -97,7 +99,7 @@ class Retry(Policy[Never, Never]):
         self._rules = Rules(
             attempts=None if attempts is None else count(attempts, "attempts"),
             max_elapsed=None if max_elapsed is None else seconds(max_elapsed, "max_elapsed"),
-            backoff=check(exponential(0.1, maximum=10) if backoff is None else backoff),
+            backoff=check(backoff),
             budget=budget,
             max_retry_after=seconds(max_retry_after, "max_retry_after", zero=True),
         )

@@ -177,16 +177,15 @@ class Timeout(Policy[Never, Never]):
             if waits.in_event_loop():
                 raise RuntimeError(_IN_LOOP)
             record = self._record(clock.now(), Deadline)
-            handed = call.attempt(call.number, call.kind)
-            handed.on_abandon = []
+            handed = call.handed(call.number, call.kind)
             run = workers.start(enter, args, kwargs, handed, record)
             if run is None:
                 raise self._exhausted(call)
             limit = _first(record)
             if self._wait(run, limit, handed):
-                _forget(handed)
+                handed.carry()
                 return self._outcome(run, record, call)
-            _give_up(handed, failed=True)
+            handed.give_up(True)
             raise self._ran_out(limit, record, call)
 
         return timeout
@@ -199,10 +198,10 @@ class Timeout(Policy[Never, Never]):
         except BaseException:
             # Ctrl-C, for example, which says nothing of the backend.
             if run.abandon():
-                _remember(run, handed)
-            _give_up(handed, failed=False)
+                handed.leave_behind(run)
+            handed.give_up(False)
             raise
-        _remember(run, handed)
+        handed.leave_behind(run)
         return False
 
     def _outcome(self, run: Run, record: Deadline, call: Call) -> Any:
@@ -282,34 +281,6 @@ def _in_the_name_of(record: Deadline) -> CallTimeoutError:
     """The error of an enclosing timeout, which will tell of it when it sees it pass."""
     record.blamed = True
     return CallTimeoutError(policy=record.policy, seconds=record.seconds)
-
-
-def _give_up(handed: Call, *, failed: bool) -> None:
-    """Tell the policies inside the worker that its caller does not wait any more."""
-    callbacks = handed.on_abandon or ()
-    # What the worker begins from now on, it also settles itself.
-    handed.on_abandon = None
-    for callback in callbacks:
-        callback(failed)
-    _forget(handed)
-
-
-def _forget(handed: Call) -> None:
-    """Take over from the worker's part of the call what the rest of it has to know."""
-    if handed.parent is not None and handed.entered:
-        handed.parent.entered = True
-    # The callbacks refer to the call.
-    handed.on_abandon = None
-
-
-def _remember(run: Run, handed: Call) -> None:
-    """Let the policies further out know of a worker that was left behind."""
-    link = handed.parent
-    while link is not None:
-        if link.abandoned is None:
-            link.abandoned = []
-        link.abandoned.append(run)
-        link = link.parent
 
 
 class TimeoutGuard:

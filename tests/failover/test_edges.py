@@ -10,10 +10,10 @@ import anyio
 import pytest
 import trio
 
-from resilient import CircuitBreaker, Pipeline, once
+from resilient import CircuitBreaker, Pipeline, once, testing
 from resilient._runtime import loops
 from resilient._runtime.signals import Signal
-from resilient.errors import CallTimeoutError
+from resilient.errors import CallTimeoutError, PoolExhaustedError
 from resilient.failover import ActiveActive, ActivePassive, HealthCheck, Member, NPlusOne
 from resilient.timeout import Timeout
 
@@ -37,6 +37,135 @@ def test_a_forked_child_has_no_calls_and_no_runner():
             good = good and db.call(Backends()) == "a"
             os._exit(0 if good else 1)
         assert os.waitpid(child, 0)[1] == 0
+
+
+def test_what_a_fork_leaves_is_whole():
+    """The same, seen from one process: no count, no lock and no flight is kept."""
+    db = ActivePassive("db", [Member("a", "a"), Member("b", "b", start=print)], on=ConnectionError)
+    lease = db.lease()
+    lease.__enter__()
+    db._lock.acquire()
+    db.after_fork()
+    assert db.snapshot().members[0].in_flight == 0
+
+
+def test_a_stream_waits_for_a_standby(mode, clock):
+    """And a start that fails sends it on."""
+    for fails in (False, True):
+
+        def start(fails=fails):
+            yield 1
+            if fails:
+                raise OSError
+
+        members = [Member("a", "a", start=mode.colour(start)), Member("b", "b")]
+        db = ActivePassive("db", members, on=ConnectionError)
+
+        def items(target):
+            yield target
+
+        assert mode.drain(mode.stream(db, items)) == ["b" if fails else "a"]
+        assert all(one.in_flight == 0 for one in db.snapshot().members)
+
+
+def test_a_lease_waits_for_a_standby(mode, clock):
+    """And raises when there is nobody to lease."""
+
+    def start():
+        yield 1
+        raise OSError
+
+    db = ActivePassive("db", [Member("a", "a", start=mode.colour(start))], on=ConnectionError)
+
+    if mode.is_async:
+
+        async def block():
+            async with db.lease() as member:
+                return member.name
+    else:
+
+        def block():
+            with db.lease() as member:
+                return member.name
+
+    with pytest.raises(PoolExhaustedError):
+        mode.call(block)
+    assert db.snapshot().members[0].in_flight == 0
+    db.add(Member("b", "b"))
+    assert mode.call(block) == "b"
+
+
+def test_a_stream_that_no_member_begins(mode, clock):
+    """Every member's error was real: the last one is raised."""
+    db = ActivePassive("db", {"a": "a", "b": "b"}, on=ConnectionError)
+
+    def items(target):
+        raise ConnectionError(target)
+        yield
+
+    with pytest.raises(ConnectionError, match="b"):
+        mode.drain(mode.stream(db, items))
+
+
+def test_with_passthrough_a_standby_is_not_started(mode):
+    """The first member that runs is taken, or the first at all."""
+    cold = Member("a", "a", start=print)
+    if mode.is_async:
+
+        async def block(db):
+            async with db.lease() as member:
+                return member.name
+    else:
+
+        def block(db):
+            with db.lease() as member:
+                return member.name
+
+    with testing.passthrough():
+        both = ActivePassive("db", [cold, Member("b", "b")], on=OSError)
+        assert mode.call(block, both) == "b"
+        assert mode.call(block, ActivePassive("db", [cold], on=OSError)) == "a"
+        with pytest.raises(LookupError):
+            mode.call(block, ActivePassive("db", {}, on=OSError))
+
+
+def test_a_part_that_was_delivered_is_not_replaced(mode, clock):
+    """Integrations say so on the call, and that it must not be repeated."""
+    from resilient import Policy
+
+    class Says(Policy):
+        kind = "says"
+
+        def __init__(self, **facts):
+            super().__init__()
+            self.facts = facts
+
+        def tell(self, call):
+            for name, fact in self.facts.items():
+                setattr(call.root, name, fact)
+
+        def wrap(self, inner):
+            def says(args, kwargs, call):
+                self.tell(call)
+                return inner(args, kwargs, call)
+
+            return says
+
+        def awrap(self, inner):
+            async def says(args, kwargs, call):
+                self.tell(call)
+                return await inner(args, kwargs, call)
+
+            return says
+
+    for facts in ({"delivered": True}, {"unrepeatable": "it is no GET"}):
+        backends = Backends()
+        backends.down.add("a")
+        db = ActivePassive("db", {"a": "a", "b": "b"}, on=ConnectionError)
+        with pytest.raises(ConnectionError) as raised:
+            mode.call(mode.function(Pipeline(db, Says(**facts)), backends))
+        assert "gave up after 1 member" in raised.value.__notes__[0]
+        assert backends.taken() == ["a"]
 
 
 def test_a_call_that_its_caller_gave_up_goes_to_nobody_else(clock):
@@ -96,7 +225,7 @@ def test_a_predicate_that_fails_leaves_no_call_in_flight(mode, clock):
     assert db.snapshot().members[0].in_flight == 0
 
 
-def test_a_stop_whose_loop_has_ended_is_logged(clock, caplog):
+def test_a_stop_whose_loop_has_ended_is_logged(caplog):
     """An async stop belongs to the loop that ran the start."""
 
     async def nothing():

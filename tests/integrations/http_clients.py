@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from resilient import Policy
+
 from tests.integrations.asgi_server import on_loop
+from tests.integrations.http_server import Answer, Server, answers
 
 
 class Reply:
@@ -100,7 +102,7 @@ class Httpx(Kind):
         from resilient.httpx import ResilienceTransport
 
         limits = httpx.Limits(max_connections=connections)
-        guarded = ResilienceTransport(policy, transport=httpx.HTTPTransport(limits=limits))
+        guarded = ResilienceTransport(policy, transport=httpx.HTTPTransport(limits=limits, verify=False))
         with httpx.Client(transport=guarded, timeout=10) as client:
             yield HttpxClient(client, guarded)
 
@@ -146,7 +148,7 @@ class AsyncHttpx(Kind):
         from resilient.httpx import AsyncResilienceTransport
 
         limits = httpx.Limits(max_connections=connections)
-        inner = httpx.AsyncHTTPTransport(limits=limits)
+        inner = httpx.AsyncHTTPTransport(limits=limits, verify=False)
         guarded = AsyncResilienceTransport(policy, transport=inner)
         async with httpx.AsyncClient(transport=guarded, timeout=10) as client:
             yield AsyncHttpxClient(client, guarded)
@@ -229,13 +231,29 @@ KINDS: dict[str, Kind] = {
 }
 
 
-def kinds() -> Iterator[str]:
-    yield from KINDS
-
-
 def needed(name: str) -> Kind:
     """The kind of that name; skips the test where its package is missing."""
     found = KINDS[name]
     reason = f"{found.package} is not installed: pip install 'resilient-patterns[{found.package}]'"
     pytest.importorskip(found.package, reason=reason)
     return found
+
+
+@pytest.fixture(params=list(KINDS))
+def http(request: pytest.FixtureRequest) -> Kind:
+    """Each of the five clients."""
+    return needed(request.param)
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Server]]:
+    """Starts servers that answer in turn as given; see `answers`."""
+    servers: list[Server] = []
+
+    def start(*given: Answer | int) -> Server:
+        servers.append(Server(answers(*given)))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.stop()

@@ -24,6 +24,8 @@ class Answer:
     gate: threading.Event | None = None
     body_gate: threading.Event | None = None
     hang_up: bool = False
+    # What the head says of the body, if that is not true.
+    length: int | None = None
 
 
 @dataclass
@@ -93,6 +95,7 @@ class Server(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = BOUND
+    disable_nagle_algorithm = True
     server: Server
 
     def handle_one_request(self) -> None:
@@ -115,7 +118,9 @@ class _Handler(BaseHTTPRequestHandler):
         if answer.chunked:
             self.send_header("Transfer-Encoding", "chunked")
         else:
-            self.send_header("Content-Length", str(len(answer.body)))
+            length = len(answer.body) if answer.length is None else answer.length
+            self.send_header("Content-Length", str(length))
+            self.close_connection = self.close_connection or length > len(answer.body)
         self.end_headers()
         self.wfile.flush()
         if answer.body_gate is not None:

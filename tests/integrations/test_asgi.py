@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from resilient import (
@@ -24,6 +26,7 @@ from resilient import (
     attempt_number,
     remaining,
 )
+from resilient._edge.exchange import FRESH, Exchange, enter
 from resilient.asgi import ResilienceMiddleware
 from resilient.testing import passthrough
 
@@ -739,3 +742,187 @@ def test_trailers_end_the_answer(run):
         assert seen == [1, 1, 0]
 
     run(test)
+
+
+def test_other_messages_pass(run):
+    """What is no part of the answer is the server's business."""
+
+    async def app(scope, receive, send):
+        await send({"type": "http.response.debug", "info": {}})
+        await answering()(scope, receive, send)
+
+    async def test():
+        assert (await get(ResilienceMiddleware(app, Bulkhead(1)))).body == b"ok"
+
+    run(test)
+
+
+@pytest.mark.parametrize("extension", ["pathsend", "zerocopysend"])
+def test_the_servers_extensions_end_an_answer_too(run, extension):
+    """A file that the server sends itself is the last chunk."""
+    bulkhead = Bulkhead(1)
+    sent = []
+
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200})
+        await send({"type": f"http.response.{extension}", "path": "/x"})
+        sent.append(active(bulkhead))
+
+    async def send(message):
+        sent.append(message["type"])
+
+    async def test():
+        connection = Connection()
+        await ResilienceMiddleware(app, bulkhead)(connection.scope, connection.receive, send)
+        assert sent == ["http.response.start", f"http.response.{extension}", 0]
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    "options", [{"failure": bool}, {"deadline_header": "x"}, {"exclude": ["/healthz"]}]
+)
+def test_refusals_with_other_options(run, options):
+    """They are answered alike, however the request goes through the policies."""
+
+    async def test():
+        bulkhead = Bulkhead(1)
+        app = ResilienceMiddleware(answering(), bulkhead, **options)
+        async with bulkhead.guard():
+            assert (await get(app)).status == 503
+
+    run(test)
+
+
+def test_a_fallback_that_answers_by_half(run):
+    """What it has sent stands, as an application's would."""
+
+    async def page(outcome, scope, receive, send):
+        await send({"type": "http.response.start", "status": 200})
+
+    async def test():
+        bulkhead = Bulkhead(1)
+        app = ResilienceMiddleware(answering(), Pipeline(Fallback(using=page), bulkhead))
+        async with bulkhead.guard():
+            found = await get(app)
+        assert len(found.sent) == 1
+        assert found.error is None
+
+    run(test)
+
+
+def test_an_answer_that_was_complete_is_kept():
+    """An application that swallows the cancellation, its last message being on its way."""
+
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200})
+        with pytest.raises(asyncio.CancelledError):
+            await send({"type": "http.response.body", "body": b"x"})
+
+    async def test():
+        connection = Connection()
+
+        async def send(message):
+            await connection.send(message)
+            if connection.complete:
+                await anyio.sleep_forever()
+
+        breaker = CircuitBreaker(consecutive_failures=1)
+        middleware = ResilienceMiddleware(app, Pipeline(breaker, Timeout(0.01)))
+        await middleware(connection.scope, connection.receive, send)
+        assert breaker.snapshot().calls == 1
+        assert breaker.state is CircuitState.CLOSED
+
+    asyncio.run(test())
+
+
+def test_what_arrives_late_is_the_present_runs(run):
+    """A run that is over may still wait for a message, which is not its own any more."""
+
+    async def test():
+        arrives, taken = anyio.Event(), anyio.Event()
+        stale = []
+        messages = [{"type": "http.request", "body": b"x", "more_body": False}]
+
+        async def receive():
+            await arrives.wait()
+            return messages.pop()
+
+        async with anyio.create_task_group() as group:
+
+            async def wait(receive):
+                stale.append(await receive())
+                taken.set()
+
+            async def app(scope, receive, send):
+                if attempt_number() == 1:
+                    group.start_soon(wait, receive)
+                    await anyio.wait_all_tasks_blocked()
+                    raise ConnectionError
+                arrives.set()
+                await taken.wait()
+                message = await receive()
+                await answering(200, message["body"])(scope, receive, send)
+
+            connection = Connection()
+            retry = ResilienceMiddleware(app, Retry(on=ConnectionError, backoff=[0]))
+            await retry(connection.scope, receive, connection.send)
+        assert connection.body == b"x"
+        assert stale == [{"type": "http.disconnect"}]
+
+    run(test)
+
+
+@pytest.mark.parametrize("own_task", [False, True])
+def test_nobody_to_run_again_for(run, own_task):
+    """A client that hangs up between two runs ends the retries, and says nothing."""
+
+    async def test():
+        runs = []
+
+        async with anyio.create_task_group() as group:
+
+            async def app(scope, receive, send):
+                runs.append(1)
+                group.start_soon(receive)
+                await anyio.wait_all_tasks_blocked()
+                raise ConnectionError
+
+            async def leave():
+                while not runs:
+                    await anyio.lowlevel.checkpoint()
+                await anyio.sleep(0.01)
+                connection.gone.set()
+
+            breaker = CircuitBreaker(consecutive_failures=2)
+            policies = [Retry(on=ConnectionError, backoff=[0.05]), breaker]
+            connection = Connection(chunks=())
+            group.start_soon(leave)
+            policy = Pipeline(*policies, *([Scoped()] if own_task else []))
+            await connection.serve(ResilienceMiddleware(app, policy))
+        assert connection.sent == []
+        assert runs == [1]
+        assert breaker.state is CircuitState.CLOSED
+
+    run(test)
+
+
+def test_a_policy_that_waits_after_the_answer_is_told_so():
+    """Of this library's own, none does; the others get a task for the application."""
+
+    async def chain():
+        await enter((), {}, exchange)
+        await asyncio.sleep(0)
+
+    async def test():
+        exchange._send = Connection().send
+        exchange.chain = chain()
+        exchange.chain.send(None)
+        await exchange.send({"type": "http.response.start", "status": 200})
+        with pytest.raises(RuntimeError, match="waits on its way out"):
+            await exchange.send({"type": "http.response.body"})
+        exchange.chain.close()
+
+    exchange: Any = Exchange()
+    exchange.state, exchange.open, exchange.delivered = FRESH, True, False
+    asyncio.run(test())

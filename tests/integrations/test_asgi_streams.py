@@ -6,6 +6,7 @@ from contextlib import suppress
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from resilient import (
@@ -446,5 +447,49 @@ def test_a_lifespan_can_be_cancelled(run):
             await anyio.wait_all_tasks_blocked()
             group.cancel_scope.cancel()
         assert left == [True]
+
+    run(test)
+
+
+def test_what_is_in_flight_when_the_lifespan_ends_is_finished(run):
+    """Only what comes later is refused."""
+
+    async def app(scope, receive, send):
+        if scope["type"] == "lifespan":
+            await receive()
+            await receive()
+            return
+        await go_on.wait()
+        await answering()(scope, receive, send)
+
+    async def test():
+        nonlocal go_on
+        go_on = anyio.Event()
+        middleware, slow = ResilienceMiddleware(app, Bulkhead(1)), Connection()
+        async with anyio.create_task_group() as group:
+            group.start_soon(slow.serve, middleware)
+            await anyio.wait_all_tasks_blocked()
+            await lifespan(middleware)
+            assert (await get(middleware)).status == 503
+            go_on.set()
+        assert slow.status == 200
+
+    go_on: Any = None
+    run(test)
+
+
+def test_a_request_that_is_cancelled_in_the_queue(run, around):
+    """It leaves the queue, and takes no permit with it."""
+    bulkhead = Bulkhead(1, max_queue=1)
+
+    async def test():
+        app = ResilienceMiddleware(answering(), around(bulkhead))
+        async with bulkhead.guard(), anyio.create_task_group() as group:
+            group.start_soon(Connection().serve, app)
+            while not bulkhead.snapshot().pending:
+                await anyio.lowlevel.checkpoint()
+            group.cancel_scope.cancel()
+        assert (bulkhead.snapshot().active, bulkhead.snapshot().pending) == (0, 0)
+        assert (await get(app)).status == 200
 
     run(test)

@@ -87,7 +87,7 @@ def test_the_body_of_a_refusal_can_be_chosen():
     found = json.loads(b"".join(told.written))
     assert found["policy"] == "door"
     assert found["type"] == "/busy"
-    assert "permits are taken" in found["detail"]
+    assert "calls that it allows at a time" in found["detail"]
     assert (made.headers["content-type"], made.written) == ("text/plain", [b"later"])
 
 
@@ -247,6 +247,7 @@ def test_a_long_body_is_not_kept(size, runs):
 
     def app(environ, start_response):
         seen.append(environ["wsgi.input"].read(4) + environ["wsgi.input"].read(size))
+        assert environ["wsgi.input"].read(1) == b""
         raise ConnectionError
 
     retry = Retry(on=OSError, attempts=2, backoff=[0])
@@ -455,8 +456,9 @@ def test_a_fallback_answers(how):
         assert isinstance(outcome, (BulkheadFullError, ConnectionError))
         if how == "returns":
             return answering("200 OK", b"busy")
-        start_response("200 OK", HEADERS)
-        return [b"busy"] if how == "starts" else iter([b"busy"])
+        start_response("500 Broken", HEADERS)
+        start_response("200 OK", HEADERS, (None, None, None))
+        return [b"busy"] if how == "starts" else (chunk for chunk in [b"busy"])
 
     def broken(environ, start_response):
         start_response("201 Created", HEADERS)

@@ -164,7 +164,7 @@ def test_what_does_not_fit_is_refused() -> None:
     calls: list[int] = []
     protected = bulkhead(calls.append)
     guard = bulkhead.guard()
-    with guard, pytest.raises(BulkheadFullError, match="db is full: its 1 permits") as caught:
+    with guard, pytest.raises(BulkheadFullError, match="db is full: all calls") as caught:
         protected(1)
     assert caught.value.policy == "db"
     assert caught.value.retry_after is None

@@ -477,7 +477,7 @@ def test_good_values_are_taken():
     """A window as large as its minimum, a list, a backoff."""
     CircuitBreaker(window_calls=5, minimum_calls=5, open_for=[1, 2], slow_call=1, slow_rate=1)
     CircuitBreaker(window_seconds=5, minimum_calls=500, open_for=exponential(1, maximum=9))
-    CircuitBreaker(consecutive_failures=5, failure_rate=None, open_for=constant(5))
+    CircuitBreaker(consecutive_failures=5, open_for=constant(5))
 
 
 def test_options_but_the_name_are_keyword_only():

@@ -74,7 +74,9 @@ class Exchange(Call):
     def __init__(self) -> None:
         # Both are taken from by `pop`, which is atomic: a hedge's worker may come late.
         self.open: list[Any] = []
-        # Refused ones too long to keep: open until the next attempt is really made.
+        # Those among them that are too long to keep.
+        self.long: list[Any] = []
+        # Such ones of earlier attempts: open until the next one is really made.
         self.stale: list[Any] = []
 
     def unwanted(self) -> Any:
@@ -230,6 +232,7 @@ class SyncOutbound(Outbound[Res]):
 
     def _kept(self, exchange: Exchange, response: Res) -> bool:
         if not self.keep(exchange, response):
+            exchange.long.append(response)
             return False
         if response in exchange.open:
             exchange.open.remove(response)
@@ -240,7 +243,7 @@ class SyncOutbound(Outbound[Res]):
             if call.kind == "retry":
                 exchange: Any = call.root
                 while (response := exchange.unwanted()) is not None:
-                    if not self.keep(exchange, response):
+                    if response in exchange.long or not self.keep(exchange, response):
                         exchange.stale.append(response)
             return inner(args, kwargs, call)
 
@@ -298,6 +301,7 @@ class AsyncOutbound(Outbound[Res]):
 
     async def _kept(self, exchange: Exchange, response: Res) -> bool:
         if not await self.keep(exchange, response):
+            exchange.long.append(response)
             return False
         exchange.open.remove(response)
         return True
@@ -307,7 +311,7 @@ class AsyncOutbound(Outbound[Res]):
             if call.kind == "retry":
                 exchange: Any = call.root
                 while (response := exchange.unwanted()) is not None:
-                    if not await self.keep(exchange, response):
+                    if response in exchange.long or not await self.keep(exchange, response):
                         exchange.stale.append(response)
             return await inner(args, kwargs, call)
 

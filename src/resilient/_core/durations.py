@@ -23,7 +23,8 @@ def seconds(value: Duration, name: str, *, zero: bool = False) -> float:
             number = math.inf
     if not math.isfinite(number) or number < 0 or (number == 0 and not zero):
         least = "0 or more" if zero else "more than 0"
-        raise ValueError(f"{name} must be finite and {least} seconds, not {value!r}")
+        unit = "" if name == "seconds" else " seconds"
+        raise ValueError(f"{name} must be finite and {least}{unit}, not {value!r}")
     return number
 
 

@@ -34,9 +34,11 @@ import weakref
 from abc import ABC, abstractmethod
 from collections import OrderedDict, deque
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 from resilient._core.budget import GIL
+from resilient._core.ends import after
 
 
 class Permit(weakref.ref["Permits"]):
@@ -149,18 +151,7 @@ class Permits:
 
     def give_back_after(self, permit: Permit, workers: Iterable[Any]) -> None:
         """Give `permit` back when the last of `workers` has ended; some may have."""
-        running = list(workers)
-        # Each worker that ends takes one out, and the last one finds the permit: no count
-        # to guard, since a pop is atomic.
-        ends: deque[Permit | None] = deque([permit, *[None] * (len(running) - 1)])
-
-        def ended(*_: object) -> None:
-            found = ends.pop()
-            if found is not None:
-                self.give_back(found)
-
-        for worker in running:
-            worker.add_done_callback(ended)
+        after(workers, partial(self.give_back, permit))
 
     def lost(self) -> None:
         """A permit was collected that nobody gave back: put another in its place.

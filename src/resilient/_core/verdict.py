@@ -28,7 +28,7 @@ def classes(value: object, name: str) -> tuple[type[BaseException], ...]:
     else:
         raise TypeError(
             f"{name} must be an exception class or a tuple of them, not {value!r}; "
-            f"a predicate is written {name}=..., and only where `on` stands"
+            "a predicate is written on=..., and stands nowhere else"
             if callable(value)
             else f"{name} must be an exception class or a tuple of them, not {value!r}"
         )

@@ -61,11 +61,15 @@ class Body:
         self.position = 0
 
     def keep(self, message: Message) -> bool:
-        """Keep a message; false if that is more than may be kept."""
+        """Keep a message; false, and nothing is kept any more, if that is too much."""
         self._left -= len(message.get("body", b""))
+        if self._left < 0:
+            self.messages.clear()
+            self.position = 0
+            return False
         self.messages.append(message)
         self.position += 1
-        return self._left >= 0
+        return True
 
     def replay(self) -> Message | None:
         """The next message that an earlier run has read, if there is one."""
@@ -86,7 +90,7 @@ class Exchange(Call):
         state: How far the answer is.
         status: The answer's status, 0 before it has begun.
         run: The run of the application whose messages count; `None` if there is but one.
-        body: What was read of the request, if it may be needed again.
+        body: What was read of the request, where the application may be run again.
         is_failure: Judges the status; by default 500 and above are failures.
         raised: What the runs of the application raised.
     """
@@ -102,7 +106,7 @@ class Exchange(Call):
     state: int
     status: int
     run: object = None
-    body: Body | None = None
+    body: Body
     is_failure: Callable[[int], bool] | None = None
     raised: tuple[BaseException, ...] = ()
 
@@ -219,26 +223,24 @@ class Exchange(Call):
     def begin_run(self) -> tuple[Receive, Send]:
         """Start a run of the application that may not be the last: its messages are its own."""
         self.run = run = object()
-        if self.body is not None:
-            self.body.position = 0
+        self.body.position = 0
         return partial(self._receive_in, run), partial(self._send_in, run)
 
     async def _receive_in(self, run: object) -> Message:
         """Receive in one of several runs: what an earlier one has read comes again."""
         if run is not self.run or self.state == GONE:
             return {"type": _DISCONNECT}
-        earlier = None if self.body is None else self.body.replay()
+        earlier = self.body.replay()
         if earlier is not None:
             return earlier
         message = await self.receive()
-        if message["type"] == _DISCONNECT or self.body is None:
+        if message["type"] == _DISCONNECT:
             return message
         if run is not self.run:
             # This run is over, but was still waiting: the message is the present run's.
             self.body.messages.append(message)
             return {"type": _DISCONNECT}
         if not self.body.keep(message):
-            self.body = None
             self.unrepeatable = self.unrepeatable or "its body is longer than max_body"
         return message
 

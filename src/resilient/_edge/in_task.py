@@ -17,13 +17,13 @@ from resilient._edge.exchange import (
     COMPLETE,
     GONE,
     App,
+    ClientGone,
     Exchange,
     Message,
     Receive,
     Scope,
     Send,
 )
-from resilient._runtime.waits import is_cancellation
 
 
 class TaskExchange(Exchange):
@@ -75,6 +75,8 @@ class TaskExchange(Exchange):
         """
         if self._ran and (self.delivered or self.unrepeatable is not None):
             return self._result()
+        if self.state == GONE:
+            raise ClientGone
         self._ran = True
         self._ended = anyio.Event()
         self._outcome = None
@@ -84,10 +86,9 @@ class TaskExchange(Exchange):
         self.group.start_soon(run.go, app, scope, receive, send)
         try:
             await self._ended.wait()
-        except BaseException as error:
+        except anyio.get_cancelled_exc_class():
             self.open = False
-            if is_cancellation(error):
-                await run.stop()
+            await run.stop()
             raise
         return self._result()
 
@@ -118,9 +119,7 @@ class _Run:
         finally:
             self._over.set()
         if exchange.open:
-            outcome = exchange.ended(error)
-            if outcome is not None:
-                exchange.resume(outcome)
+            exchange.resume(exchange.ended(error))
         elif not self._scope.cancel_called:
             exchange.late = error
 

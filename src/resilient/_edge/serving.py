@@ -66,6 +66,10 @@ class Serving:
 
     async def _run(self, exchange: Exchange, scope: Scope) -> BaseException | None:
         """Run the application once: what to tell the policies, `None` if they know it all."""
+        if exchange.state == GONE:
+            # It happened between two runs: there is nobody to run it again for.
+            exchange.resume(ClientGone())
+            return None
         receive, send = exchange.begin_run() if self._again else (exchange.receive, exchange.send)
         exchange.open = True
         try:

@@ -59,10 +59,14 @@ class Attempts:
         number = self.race.launch(clock.now(), at, once=once)
         if number is None:
             return None
-        arm = self.call.attempt(self.call.number + number, "hedge")
+        arm = self.record(self.call.number + number, "hedge")
         arm.root.attempts += 1
         _observe.emit(self.hedge, HedgeLaunched, self.call.function, number=number)
         return number, arm
+
+    def record(self, number: int, kind: str) -> Call:
+        """Return the record of an attempt."""
+        return self.call.attempt(number, kind)
 
     def begin(self, arm: Call) -> None:
         """A hedge starts to run, in a context of its own."""

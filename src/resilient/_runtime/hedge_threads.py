@@ -80,9 +80,7 @@ class ThreadContest(Attempts):
 
     def run(self) -> Any:
         """Run the attempts until it is decided, and return or raise what the call comes to."""
-        primary = self.call.attempt(self.call.number, self.call.kind)
-        # What is further out does not see the attempt's own record.
-        self.call.entered = True
+        primary = self.record(self.call.number, self.call.kind)
         try:
             self._start(PRIMARY, primary)
             while not self.race.over:
@@ -93,13 +91,16 @@ class ThreadContest(Attempts):
         return self._outcome()
 
     def _start(self, number: int, arm: Call) -> None:
-        arm.on_abandon = []
         self._arms[number] = arm
         run = self.context.copy().run(self._workers.start, self._attempt, number, arm)
         if run is not None:
             self._runs[number] = run
         elif self._hears(self.race.failed(number, self._no_worker())):
             self._launch()
+
+    def record(self, number: int, kind: str) -> Call:
+        """Return the record of an attempt, which runs in a worker."""
+        return self.call.handed(number, kind)
 
     def _no_worker(self) -> WorkersExhaustedError:
         name = self.hedge.name
@@ -153,21 +154,15 @@ class ThreadContest(Attempts):
         for number in self.race.flying:
             self._leave_behind(number)
         for arm in self._arms.values():
-            arm.on_abandon = None  # its callbacks refer to the call
+            arm.carry()
 
     def _leave_behind(self, number: int) -> None:
         run = self._runs.get(number)
         if run is None or not run.abandon():
             return
-        for callback in self._arms[number].on_abandon or ():
-            # An attempt that was overtaken, or is not wanted, says nothing of the backend.
-            callback(False)
-        link: Call | None = self.call
-        while link is not None:
-            if link.abandoned is None:
-                link.abandoned = []
-            link.abandoned.append(run)
-            link = link.parent
+        # An attempt that was overtaken, or is not wanted, says nothing of the backend.
+        self._arms[number].give_up(False)
+        self._arms[number].leave_behind(run)
 
     def _outcome(self) -> Any:
         if self.race.winner is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from abc import abstractmethod
 from types import TracebackType
 from typing import Any, Self
 
@@ -30,11 +31,13 @@ class Checking:
         # The runners of each task's blocks, the innermost last.
         self._blocks: dict[int, list[TaskRunner | None]] = {}
 
+    @abstractmethod
     def _probed(self) -> dict[str, Any]:
-        raise NotImplementedError
+        """The members to probe, and their targets."""
 
+    @abstractmethod
     def _checked(self, name: str, good: bool, now: float) -> None:
-        raise NotImplementedError
+        """A probe of a member has ended."""
 
     @property
     def _check_rules(self) -> CheckRules | None:

@@ -41,8 +41,8 @@ class Hold:
             while True:
                 if journey.is_cold:
                     journey.warm()
-                journey.open()
                 try:
+                    journey.open()
                     started = first(journey.args, journey.call)
                 except BaseException as error:
                     if not journey.failed(error):
@@ -61,8 +61,8 @@ class Hold:
             while True:
                 if journey.is_cold:
                     await journey.awarm()
-                journey.open()
                 try:
+                    journey.open()
                     started = await first(journey.args, journey.call)
                 except BaseException as error:
                     if not journey.failed(error):
@@ -144,7 +144,12 @@ class Lease(Generic[T_co]):
         return self._journey
 
     def _entered(self, journey: Journey) -> Member[T_co]:
-        journey.open()
+        try:
+            journey.open()
+        except Exception as error:
+            # The member is down on purpose, and fails the call as if it had been made.
+            journey.ended(error)
+            raise
         journey.call.entered = True
         seat = journey.seat
         assert seat is not None

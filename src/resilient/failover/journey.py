@@ -28,7 +28,11 @@ class Journey(Way):
     __slots__ = ()
 
     def open(self) -> None:
-        """Begin the attempt at the member that is held."""
+        """Begin the attempt at the member that is held.
+
+        Raises:
+            Exception: The member is down on purpose; to be judged as the call's own error.
+        """
         seat = self.seat
         assert seat is not None
         origin = self._origin
@@ -50,6 +54,8 @@ class Journey(Way):
             permit: Any = self._permit
             self._permit = seat.breaker._shared(permit, call, self._started, watchers)
             watchers.append(lambda failed: self._abandoned(seat))
+        if seat.outage is not None and seat.outage.holds():
+            raise seat.outage.strike(call)
 
     def _abandoned(self, seat: Seat) -> None:
         """The worker that this runs in was given up: nobody waits for another member."""

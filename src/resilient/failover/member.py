@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final, Generic
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Protocol
 
 from resilient._core.balance import Load
 from resilient._core.budget import GIL
@@ -16,6 +16,9 @@ from resilient._decorate import is_coroutine_function
 from resilient._runtime.signals import Signal
 from resilient.circuit_breaker import CircuitBreaker
 from resilient.failover.standby import Standby
+
+if TYPE_CHECKING:
+    from resilient._call import Call
 
 if sys.version_info >= (3, 13):
     from typing import TypeVar
@@ -128,11 +131,21 @@ class MemberSnapshot:
     priority: int
 
 
+class Outage(Protocol):
+    """A member that is down on purpose, to see what follows."""
+
+    def holds(self) -> bool:
+        """Whether it is down now."""
+
+    def strike(self, call: Call) -> Exception:
+        """Return the error of a call that goes there."""
+
+
 class Seat:
     """What a pool keeps with one member."""
 
     __slots__ = ("__weakref__", "_entered", "_left", "breaker", "circuit", "health", "is_async",
-                 "life", "load", "member", "name", "priority", "seen", "served", "target",
+                 "life", "load", "member", "name", "outage", "priority", "seen", "served", "target",
                  "used_at",
                  "watch", "weight")  # fmt: skip
 
@@ -153,6 +166,7 @@ class Seat:
         # The state that was last announced.
         self.seen = HEALTHY if self.life is None else STANDBY
         self.used_at = 0.0
+        self.outage: Outage | None = None
         # Whether it has had a part that it may be released from: as the active one, say.
         self.served = False
         # Given when no call runs here any more, if somebody waits for that.
@@ -187,6 +201,10 @@ class Seat:
     def is_idle(self) -> bool:
         """Whether no call runs here."""
         return self._entered == self._left
+
+    def is_out(self) -> bool:
+        """Whether it is down on purpose."""
+        return self.outage is not None and self.outage.holds()
 
     @property
     def is_cold(self) -> bool:

@@ -60,8 +60,8 @@ class Pool(Roster[T]):
                 while True:
                     if journey.is_cold:
                         journey.warm()
-                    journey.open()
                     try:
+                        journey.open()
                         result = inner(journey.args, kwargs, journey.call)
                     except BaseException as error:
                         if not journey.failed(error):
@@ -84,8 +84,8 @@ class Pool(Roster[T]):
                 while True:
                     if journey.is_cold:
                         await journey.awarm()
-                    journey.open()
                     try:
+                        journey.open()
                         result = await inner(journey.args, kwargs, journey.call)
                     except BaseException as error:
                         if not journey.failed(error):

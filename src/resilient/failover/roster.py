@@ -8,6 +8,7 @@ announced when the lock is free.
 from __future__ import annotations
 
 import threading
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -88,24 +89,24 @@ class Roster(Checking, Policy[T, Never]):
 
     # What each kind of pool decides. These need the lock.
 
+    @abstractmethod
     def _added(self, seat: Seat, now: float, spare: bool) -> None:
         """A member was added; `_seats` has it already."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _removed(self, seat: Seat, now: float) -> None:
         """A member was removed; `_seats` has it no more."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _refresh(self, now: float) -> None:
         """Time has passed, or a member's standing has changed."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _choose(self, key: Any, skip: Skip, first: bool, now: float) -> Found:
         """The next member to try, and whether to call it past its breaker.
 
         `first`: no member has been tried yet, this time.
         """
-        raise NotImplementedError
 
     # What they may decide.
 
@@ -295,6 +296,9 @@ class Roster(Checking, Policy[T, Never]):
 
     def _checked(self, name: str, good: bool, now: float) -> None:
         """A probe of a member has ended."""
+        seat = self._seats.get(name)
+        # Asked without the lock: what ends an outage may be a user's condition.
+        good = good and not (seat is not None and seat.is_out())
         with self._lock:
             seat = self._seats.get(name)
             if seat is None:

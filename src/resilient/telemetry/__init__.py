@@ -15,7 +15,7 @@ Span events:
     `resilient.retry.scheduled`, `resilient.retry.exhausted`,
     `resilient.circuit_breaker.state_change`, `resilient.rejected`, `resilient.timeout`,
     `resilient.hedge.launched`, `resilient.hedge.won`, `resilient.hedge.superseded`,
-    `resilient.failover.switched`, `resilient.fallback.used`.
+    `resilient.failover.switched`, `resilient.fallback.used`, `resilient.chaos.injected`.
 
 Metrics, on the meter `resilient`:
     Histograms `resilient.call.duration` (s), `resilient.call.attempts` and

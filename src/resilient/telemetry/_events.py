@@ -15,6 +15,9 @@ from resilient.telemetry._names import (
     BREAKER_OLD_STATE,
     BREAKER_STATE,
     CALL_ATTEMPTS,
+    CHAOS_DELAY,
+    CHAOS_EXPERIMENT,
+    CHAOS_FAULT,
     DELAY,
     HEDGE_NUMBER,
     MEMBER,
@@ -71,6 +74,17 @@ def _switched(policy: Policy[Any, Any], fields: Fields) -> Attributes:
     return {POOL: policy.name, MEMBER: fields["new"], SWITCH_REASON: fields["reason"]} | old
 
 
+def _injected(policy: Policy[Any, Any], fields: Fields) -> Attributes:
+    found: Attributes = {CHAOS_FAULT: fields["fault"]}
+    if fields["experiment"] is not None:
+        found[CHAOS_EXPERIMENT] = fields["experiment"]
+    if fields["member"] is not None:
+        found[MEMBER] = fields["member"]
+    if fields["delay"]:
+        found[CHAOS_DELAY] = fields["delay"]
+    return found
+
+
 _SPAN_EVENTS: Final[dict[type[Event], tuple[str, Describe]]] = {
     events.RetryScheduled: ("resilient.retry.scheduled", _scheduled),
     events.RetryExhausted: ("resilient.retry.exhausted", _exhausted),
@@ -90,6 +104,7 @@ _SPAN_EVENTS: Final[dict[type[Event], tuple[str, Describe]]] = {
         "resilient.fallback.used",
         lambda _, fields: error_type(fields["error"]),
     ),
+    events.FaultInjected: ("resilient.chaos.injected", _injected),
 }
 
 

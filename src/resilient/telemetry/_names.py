@@ -31,6 +31,9 @@ HEDGE_NUMBER: Final = "resilient.hedge.number"
 HEDGE_RESULT: Final = "resilient.hedge.result"
 SWITCH_REASON: Final = "resilient.failover.reason"
 SWITCH_FROM: Final = "resilient.failover.previous_member"
+CHAOS_EXPERIMENT: Final = "resilient.chaos.experiment"
+CHAOS_FAULT: Final = "resilient.chaos.fault"
+CHAOS_DELAY: Final = "resilient.chaos.delay"
 
 FAILED: Final = frozenset({"failure", "rejected", "timeout"})
 
