@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from rich.console import Console
 from rich.table import Table as Rich
 
-from bench import failures, success, together, watching
+from bench import failover, failures, outage, success, together, watching
 from bench.harness import Table
 
 
@@ -23,7 +23,23 @@ def _sections() -> dict[str, Callable[[], Table | list[Table]]]:
         "flight": together.in_flight,
         "telemetry": watching.no_sdk,
         "memory": watching.memory,
+        "hedge": failover.hedge,
+        "pools": failover.pools,
+        "balances": failover.balances,
+        "fan-out": failover.fan_out,
+        "outage": outage.killed,
+        "edges": _edges,
     }
+
+
+def _edges() -> list[Table]:
+    """The middlewares, where the server to measure them with is installed."""
+    try:
+        from bench import edges
+    except ModuleNotFoundError as missing:
+        print(f"edges: skipped, {missing.name} is not installed")
+        return []
+    return edges.tables()
 
 
 def main(arguments: list[str]) -> int:
@@ -47,7 +63,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _print(console: Console, table: Table) -> None:
-    rich = Rich("", "added", "", title=table.title, title_justify="left")
+    rich = Rich("", table.column, "", title=table.title, title_justify="left")
     for row in table.rows:
         rich.add_row(row.label, f"{row.ns:,.0f}", row.note)
     console.print(rich)
@@ -58,7 +74,7 @@ def _print(console: Console, table: Table) -> None:
 
 def _markdown(table: Table) -> Iterable[str]:
     yield f"\n**{table.title}**\n"
-    yield "| | added | |"
+    yield f"| | {table.column} | |"
     yield "|---|---:|---:|"
     for row in table.rows:
         yield f"| {row.label} | {row.ns:,.0f} | {row.note} |"

@@ -50,6 +50,7 @@ class Table:
     title: str
     rows: list[Row] = field(default_factory=list)
     bars: list[Bar] = field(default_factory=list)
+    column: str = "added"
 
 
 def time_sync(fn: Sync, calls: int) -> float:

@@ -42,6 +42,7 @@ from typing import Any
 
 import pytest
 import trio
+from hypothesis import HealthCheck, settings
 
 from resilient import _observe, testing
 from resilient._core import chance
@@ -51,6 +52,18 @@ from resilient.events import Event
 
 # Real seconds within which what a test has started must have ended.
 GRACE = 2.0
+
+# How fast a machine draws and runs examples is not what the tests are about.
+settings.register_profile(
+    "suite", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("suite")
+
+
+def pytest_collection_finish() -> None:
+    """Leave what all the modules hold out of the many garbage collections to come."""
+    gc.collect()
+    gc.freeze()
 
 
 class Mode:

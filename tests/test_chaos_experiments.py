@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from resilient import PerKey, Pipeline, Retry, chaos
+from resilient._core.living import forkable
 from resilient.chaos import InjectResult, Where, _experiments
 from resilient.chaos._environment import read
 from resilient.failover import ActiveActive
@@ -139,6 +140,14 @@ def test_a_process_experiment_by_hand():
     assert not fn()
     with pytest.raises(RuntimeError, match="runs once"):
         running.begin()
+
+
+def test_an_experiment_ended_before_it_began():
+    """It never begins."""
+    running = chaos.experiment("x")
+    running.end()
+    with pytest.raises(RuntimeError, match="runs once"), running:
+        pass
 
 
 def test_the_innermost_experiment_decides():
@@ -354,18 +363,35 @@ def test_the_log_tells_of_it(caplog):
         with chaos.experiment("z", only=Where()):
             pass
     assert [record.message for record in caplog.records] == [
-        "chaos: experiment x began in this context: seed 7, only key (given), member m or "
-        "injector i, until 9 s have passed",
+        (
+            "chaos: experiment x began in this context: seed 7, only key (given), member m or "
+            "injector i, until 9 s have passed"
+        ),
         "chaos: experiment x strikes in i",
         "chaos: experiment x ended, with its block: 2 faults in 2 calls",
-        "chaos: experiment y began in this process: seed 0, only everything, until a condition "
-        "holds",
+        (
+            "chaos: experiment y began in this process: seed 0, only everything, until a condition "
+            "holds"
+        ),
         "chaos: experiment y ended, with its block: 0 faults in 0 calls",
         "chaos: experiment z began in this context: seed 0, only everything, until it is ended",
         "chaos: experiment z ended, with its block: 0 faults in 0 calls",
     ]
     levels = [record.levelno for record in caplog.records]
     assert levels == [logging.INFO] * 3 + [logging.WARNING] * 2 + [logging.INFO] * 2
+
+
+def test_a_forked_child_goes_on():
+    """Locks that another thread held, and wakers of lost threads, are not in the child."""
+    fn, outage = struck(), chaos.take_down(ActiveActive("db", {"a": 1}, on=OSError), "a")
+    with chaos.experiment("x", scope="process") as running:
+        for thing in forkable.all():
+            if type(thing).__module__.startswith("resilient.chaos"):
+                thing.after_fork()
+        assert fn()
+        assert running.calls == 1
+    assert not fn()
+    outage.end()
 
 
 # By the environment.

@@ -98,6 +98,14 @@ def test_the_texts_say_who_refused():
     assert CallTimeoutError("text").errno is None
 
 
+def test_the_representation_says_what_the_text_says():
+    """Also of an error whose text is made when it is read."""
+    error = CircuitOpenError(policy="db", state=CircuitState.OPEN)
+    assert repr(error) == "CircuitOpenError('db is open')"
+    assert repr(RejectedError("no")) == "RejectedError('no')"
+    assert repr(ResilienceError()) == "ResilienceError()"
+
+
 def test_attributes_have_values_from_the_start():
     """Unknown is `None`, no name is empty."""
     error = CircuitOpenError()

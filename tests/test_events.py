@@ -135,3 +135,13 @@ def test_a_listener_may_change_the_state_it_hears_of():
         ("isolated", "closed"),
         CircuitStateChanged,
     ]
+
+
+def test_a_coroutine_function_is_no_listener():
+    """Nothing would await it."""
+
+    async def listener(event):
+        raise AssertionError
+
+    with pytest.raises(TypeError, match="give a plain function"):
+        subscribe(listener)

@@ -154,7 +154,8 @@ class Call:
 
     def leave_behind(self, run: Any) -> None:
         """The worker of this attempt runs on: let the policies around it know."""
-        left = LeftBehind(run, self.abandoned or [])
+        assert self.abandoned is not None
+        left = LeftBehind(run, self.abandoned)
         link = self.parent
         while link is not None:
             if link.abandoned is None:

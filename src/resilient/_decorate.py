@@ -65,6 +65,9 @@ class Protected(_Proxy):
         code: CodeType = self.__wrapped__.__code__
         return code
 
+    def __repr__(self) -> str:
+        return f"<Protected {name_of(self._self_fn)}>"
+
     # A function pickles by its qualified name and copies as itself.
     def __reduce__(self) -> str:
         name = getattr(self._self_fn, "__qualname__", None)

@@ -6,6 +6,7 @@ only if somebody does. Telemetry comes on top and puts its `Observer` here.
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,11 @@ class Listeners:
         """Call `listener` with each event from now on, until the returned function is called."""
         if not callable(listener):
             raise TypeError(f"a listener is called with each event; {listener!r} is not callable")
+        if inspect.iscoroutinefunction(listener):
+            raise TypeError(
+                f"{listener!r} is a coroutine function, which nothing would await: give a plain "
+                "function, which may put the event on a queue"
+            )
         entry = (object(), listener)
         self.all = (*self.all, entry)
 
@@ -116,7 +122,11 @@ def emit(policy: Policy[Any, Any], cls: type[Event], function: str, **fields: An
     listeners = everyone.all + policy._listeners.all
     if not listeners:
         return
-    event = cls(policy=policy.name, kind=policy.kind, function=function, **fields)
+    tell(listeners, cls(policy=policy.name, kind=policy.kind, function=function, **fields))
+
+
+def tell(listeners: tuple[tuple[object, Listener], ...], event: Event) -> None:
+    """Call each listener with `event`; one that raises is logged, and the others are called."""
     for _, listener in listeners:
         try:
             listener(event)

@@ -6,8 +6,10 @@ that the checks read. A wrong order works, but not as meant, so it warns.
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Iterator
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from resilient.errors import CallTimeoutError
@@ -22,10 +24,20 @@ class CompositionWarning(UserWarning):
     """A pipeline's policies stand in an order that is known to be wrong."""
 
 
-def check_order(stack: Stack, *, stacklevel: int) -> None:
-    """Warn of each known mistake in `stack`, outermost first."""
+def check_order(stack: Stack) -> None:
+    """Warn of each known mistake in `stack`, outermost first, at the caller's line."""
     for text in mistakes(stack):
-        warnings.warn(text, CompositionWarning, stacklevel=stacklevel + 1)
+        warnings.warn(text, CompositionWarning, stacklevel=_outside())
+
+
+def _outside() -> int:
+    """Count the frames from the caller of this to the first one outside of this library."""
+    frame: FrameType | None = sys._getframe(1)
+    level = 1
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("resilient."):
+        frame = frame.f_back
+        level += 1
+    return level
 
 
 def mistakes(stack: Stack) -> Iterator[str]:
@@ -38,9 +50,7 @@ def mistakes(stack: Stack) -> Iterator[str]:
 
 
 def _pair(outer: Any, inner: Any) -> str | None:
-    if outer is inner:
-        if not outer.stateful:
-            return None
+    if outer is inner and outer.stateful:
         return f"the same {outer.kind} stands twice in the pipeline, and counts each call twice"
     match outer.kind, inner.kind:
         case (("retry" | "hedge" | "circuit_breaker"), "fallback"):

@@ -332,7 +332,7 @@ def decorate(policy: Policy[Any, Any], fn: Any) -> Any:
         return _decorate_first(policy, fn)
     below: Site = fn._self_site
     stack = (*policy._leaves(), *below.policies)
-    check_order(stack, stacklevel=3)
+    check_order(stack)
     for leaf in below.policies:
         leaf._lose_name(below)
     name = policy._pipeline_name() or below.pipeline_name

@@ -17,7 +17,7 @@ import copy
 from functools import partial
 from typing import Any
 
-from resilient._call import Call
+from resilient._call import Call, entered
 from resilient._clients import times
 from resilient._clients.holding import Hold
 from resilient._clients.origins import Breakers, origin
@@ -72,7 +72,7 @@ class ResilienceMiddleware:
             # The first one is under way, and a request knows of one connection.
             attempt = copy.copy(request)
             attempt.headers = request.headers.copy()
-        call.entered = True
+        entered(call)
         return await handler(attempt)
 
 

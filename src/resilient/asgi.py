@@ -156,6 +156,8 @@ class ResilienceMiddleware(Serving):
         observe = _observe.observer.aaround
         # Around guards alone there is nothing to tell unless somebody wants to know.
         self._unobserved: AsyncChain = compose(leaves, enter, "awrap")
+        # The commonest policy, where it is the only one, has a quicker way.
+        self._alone = getattr(leaves[0], "_alongside", None) if len(leaves) == 1 else None
         self._begin: AsyncChain = observe(self._unobserved, site)
         own_task = entering(self.app, again=self._again)
         self._begin_beside: AsyncChain = observe(compose(leaves, own_task, "awrap"), site)
@@ -186,13 +188,17 @@ class ResilienceMiddleware(Serving):
         exchange._send = send
         exchange.state, exchange.status = FRESH, 0
         exchange.delivered = exchange.open = exchange.entered = False
-        exchange.status = 0
+        exchange.abandoned = None
         self._running.append(None)
         try:
             outcome: BaseException | None = None
             receive, send_ = exchange.receive, exchange.send
-            begin = self._unobserved if modes.unwatched else self._begin
-            exchange.chain = chain = begin((scope, receive, send_), _NOTHING, exchange)
+            if self._alone is not None and modes.unwatched:
+                chain = self._alone(exchange, ENTERED)
+            else:
+                begin = self._unobserved if modes.unwatched else self._begin
+                chain = begin((scope, receive, send_), _NOTHING, exchange).__await__()
+            exchange.chain = chain
             try:
                 waited = chain.send(None)
             except Exception as error:  # a StopIteration, if a fallback has answered
@@ -235,8 +241,9 @@ class ResilienceMiddleware(Serving):
                 way = self._beside(self._limited(self._begin_beside, scope), exchange, scope)
             else:
                 begin = self._limited(self._begin, scope)
-                exchange.chain = begin((scope, exchange.receive, exchange.send), {}, exchange)
-                way = self._attempts(exchange, scope, first_step(exchange.chain))
+                args = (scope, exchange.receive, exchange.send)
+                exchange.chain = chain = begin(args, {}, exchange).__await__()
+                way = self._attempts(exchange, scope, first_step(chain))
             await self._conclude(exchange, way, scope, send)
         finally:
             self._running.pop()
@@ -250,6 +257,7 @@ class ResilienceMiddleware(Serving):
         exchange._receive, exchange._send = receive, send
         exchange.state, exchange.status = FRESH, 0
         exchange.open = exchange.delivered = exchange.entered = False
+        exchange.abandoned = None
         exchange.is_failure = self._failure
         exchange.key = self._key
         if self._again:

@@ -5,6 +5,7 @@ The permits, the queue and their rules are in `_core.permits`.
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, ClassVar, Never
@@ -16,6 +17,7 @@ from resilient._core.budget import GIL
 from resilient._core.durations import Duration, count, seconds
 from resilient._core.living import forkable
 from resilient._core.permits import Permit, Permits
+from resilient._core.verdict import LoopBlockedError
 from resilient._policy import Policy
 from resilient._runtime import modes, permit_waits, waits
 from resilient._runtime.permit_waits import Refusal
@@ -162,6 +164,24 @@ class Bulkhead(Policy[Never, Never]):
 
         return bulkhead
 
+    def _alongside(self, call: Call, turn: object) -> Generator[Any, Any, None]:
+        """Do as `awrap`, for what runs beside this and not in it: yield `turn` meanwhile.
+
+        One generator is a fraction of two coroutines, and middleware pays for it per request.
+        """
+        permits = self._permits
+        try:
+            permit = None if permits.waiting else permits.free.pop()
+        except IndexError:
+            permit = None
+        if permit is None:
+            permit = yield from self._aadmit(permits, call).__await__()
+        try:
+            call.entered = True
+            yield turn
+        finally:
+            permits.give_back(permit)
+
     def wrap_stream(self, inner: SyncStream) -> SyncStream:
         """Return `inner` protected until it is exhausted or closed; for generator functions."""
 
@@ -193,7 +213,7 @@ class Bulkhead(Policy[Never, Never]):
         if not permits.has_room:
             raise self._refused(permits, call, _full(permits))
         if waits.in_event_loop():
-            raise RuntimeError(
+            raise LoopBlockedError(
                 f"{self.name} is full, and waiting for it would stop the event loop that this "
                 "thread runs: protect an `async def`, write `async with`, or run the call in "
                 "a thread"

@@ -15,11 +15,12 @@ from typing import Any, ClassVar, Final, Never, TypeVar
 from resilient import _observe
 from resilient._call import AsyncCall, AsyncStream, Call, Site, SyncCall, SyncStream
 from resilient._core import clock, deadline
-from resilient._core.backoff import check
+from resilient._core.backoff import Backoff, check
 from resilient._core.circuit import (
     Circuit,
     CircuitState,
     Closed,
+    HalfOpen,
     Open,
     Permit,
     Refusal,
@@ -120,6 +121,10 @@ class CircuitBreaker(Policy[Never, Never]):
             raise TypeError("give window_calls or window_seconds, not both")
         if failure_rate is not _FAILURE_RATE and consecutive_failures is not None:
             raise TypeError("give failure_rate or consecutive_failures, not both")
+        if minimum_calls is not None and consecutive_failures is not None and slow_call is None:
+            raise TypeError(
+                "minimum_calls is for rates, and consecutive_failures needs none: leave it out"
+            )
         if slow_rate is not _SLOW_RATE and slow_call is None:
             raise TypeError("slow_rate needs slow_call=..., the seconds that make a call slow")
         self._matcher = Matcher(on, unless)
@@ -200,7 +205,11 @@ class CircuitBreaker(Policy[Never, Never]):
 
         def breaker(args: Any, kwargs: Any, call: Call) -> Any:
             period: Any = circuit.period
-            permit = period if period.admits_all else self._admit(call)
+            permit = period
+            if not period.admits_all:
+                permit = self._admit(call)
+                if permit is None:
+                    raise self._refused(call)
             started = 0.0 if quick else clock.now()
             watchers = call.on_abandon
             if watchers is not None:
@@ -225,7 +234,11 @@ class CircuitBreaker(Policy[Never, Never]):
 
         async def breaker(args: Any, kwargs: Any, call: Call) -> Any:
             period: Any = circuit.period
-            permit = period if period.admits_all else self._admit(call)
+            permit = period
+            if not period.admits_all:
+                permit = self._admit(call)
+                if permit is None:
+                    raise self._refused(call)
             started = 0.0 if quick else clock.now()
             try:
                 result = await inner(args, kwargs, call)
@@ -277,32 +290,45 @@ class CircuitBreaker(Policy[Never, Never]):
             or rules.consecutive_failures is not None
         )
 
-    def _admit(self, call: Call) -> Permit:
-        """Ask a circuit that is not closed for a permit."""
+    def _admit(self, call: Call) -> Permit | None:
+        """Ask a circuit that is not closed for a permit; `None` if it refuses.
+
+        The caller raises what `_refused` makes: each frame that an error leaves costs, and in
+        an outage refusals are most of what happens.
+        """
         now = clock.now()
         period = self._circuit.period
-        # An open circuit refuses without a lock: in an outage this is what most calls meet.
+        # An open circuit refuses without a lock.
         if type(period) is Open and now < period.until:
-            raise self._refused(call, period.state, period.until - now, period.why)
+            return None
         found = self._circuit.admit(now)
         self._announce(call.function)
-        if isinstance(found, Refusal):
-            raise self._refused(call, found.state, found.retry_after, found.why)
-        return found
+        return None if isinstance(found, Refusal) else found
 
-    def _refused(
-        self, call: Call, state: CircuitState, retry_after: float | None, why: str | None
-    ) -> CircuitOpenError:
+    def _refused(self, call: Call) -> CircuitOpenError:
         """Tell that `call` is refused, and return the error that says so."""
-        if _observe.heard(self):
+        # Without the constructor, whose keywords cost more than all the rest.
+        error = CircuitOpenError.__new__(CircuitOpenError)
+        error.policy = self._name or self.kind
+        period = self._circuit.period
+        if type(period) is Open:
+            error.retry_after = max(0.0, period.until - clock.now())
+            error.state = CircuitState.OPEN
+            error.last_failure = period.why
+        else:
+            # It may have closed since; then the next call has its chance at once.
+            error.retry_after = 0.0 if type(period) is Closed else None
+            error.state = CircuitState.OPEN if type(period) is Closed else period.state
+            error.last_failure = period.why if type(period) is HalfOpen else None
+        if _observe.everyone.all or self._listeners.all or _observe.hears():
             _observe.emit(
                 self,
                 CallRejected,
                 call.function,
                 reason="circuit_open",
-                retry_after=retry_after,
+                retry_after=error.retry_after,
             )
-        return CircuitOpenError._of(self._name or self.kind, retry_after, state, why)
+        return error
 
     def _shared(
         self, permit: Permit, call: Call, started: float, watchers: list[Callable[[bool], None]]
@@ -344,9 +370,13 @@ class CircuitBreaker(Policy[Never, Never]):
             # Cancelled because a deadline of ours ran out: the backend hung. Were it neutral,
             # an outer timeout would hide every hang from the breaker inside it.
             return call.entered and is_cancellation(error) and deadline.ran_out()
-        if isinstance(error, CallTimeoutError) and error._origin is call.root:
-            # A timeout further in this pipeline: a hang is the backend's, whatever `on` says.
-            return True
+        if isinstance(error, CallTimeoutError):
+            if not call.entered:
+                # The time was up in a queue further in, say: the backend knows nothing of it.
+                return False
+            if error._origin is call.root:
+                # A timeout further in this pipeline: a hang is the backend's, whatever `on` says.
+                return True
         if isinstance(error, FailedAnswer):
             return error.error is None or self._matcher.matches(error.error)
         return self._matcher.matches(error)
@@ -461,6 +491,8 @@ class CircuitGuard:
             self._permit = period
         else:
             self._permit = self._breaker._admit(self._call)
+            if self._permit is None:
+                raise self._breaker._refused(self._call)
         self._call.entered = not self._stream
         self._started = clock.now()
         return self
@@ -564,5 +596,7 @@ def _open_for(value: Duration | Iterable[Duration]) -> float | Iterable[float]:
         found = check(value, "open_for")
         if next(iter(found), None) is None:
             raise ValueError("open_for must hold at least one wait")
+        if next(iter(found.plain() if isinstance(found, Backoff) else found)) == 0:
+            raise ValueError("open_for must begin with more than 0 seconds: it would not open")
         return found
     return seconds(value, "open_for")

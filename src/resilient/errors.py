@@ -35,7 +35,8 @@ def _rebuild(
 ) -> ResilienceError:
     error = cls.__new__(cls, *args)
     error.args = args
-    error.__dict__.update(state)
+    for name, value in state.items():
+        setattr(error, name, value)
     return error
 
 
@@ -45,11 +46,19 @@ class ResilienceError(Exception):
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle and copy by message and attributes, whatever the constructor takes."""
         state = {k: v for k, v in self.__dict__.items() if k != "_origin"}
+        for cls in type(self).__mro__:
+            for name in cls.__dict__.get("__slots__", ()):
+                state[name] = getattr(self, name)
         return _rebuild, (type(self), self.args, state)
 
     def __str__(self) -> str:
         """The message it was given, or else one made of its attributes, when it is read."""
         return super().__str__() or self._text()
+
+    def __repr__(self) -> str:
+        """The class and the same message: logs and test reports often show no more."""
+        text = str(self)
+        return f"{type(self).__name__}({text!r})" if text else f"{type(self).__name__}()"
 
     def _text(self) -> str:
         return ""
@@ -63,11 +72,13 @@ class RejectedError(ResilienceError):
         retry_after: Seconds after which a call has a chance again, `None` if unknown.
     """
 
+    # A refusal has to be cheap: no dict, and constructors that set attributes and no more. The
+    # arguments given by position are kept by `BaseException.__new__`.
+    __slots__ = ("policy", "retry_after")
+
     policy: str
     retry_after: float | None
 
-    # A refusal has to be cheap: the constructors set attributes and no more, the arguments
-    # given by position are kept by `BaseException.__new__`.
     def __init__(
         self, message: str = "", /, *, policy: str = "", retry_after: float | None = None
     ) -> None:
@@ -87,6 +98,8 @@ class CircuitOpenError(RejectedError):
             raised (`ConnectionError at client.py:42 in fetch`), `None` if isolated by hand.
     """
 
+    __slots__ = ("last_failure", "state")
+
     state: Any
     last_failure: str | None
 
@@ -105,18 +118,6 @@ class CircuitOpenError(RejectedError):
         self.state = state
         self.last_failure = last_failure
 
-    @classmethod
-    def _of(
-        cls, policy: str, retry_after: float | None, state: Any, last_failure: str | None
-    ) -> CircuitOpenError:
-        """The constructor without what its keywords cost: an outage makes many of these."""
-        error = cls.__new__(cls)
-        error.policy = policy
-        error.retry_after = retry_after
-        error.state = state
-        error.last_failure = last_failure
-        return error
-
     def _text(self) -> str:
         policy = self.policy or "the circuit breaker"
         if str(self.state) == "isolated":
@@ -133,9 +134,13 @@ class CircuitOpenError(RejectedError):
 class BulkheadFullError(RejectedError):
     """Every permit of the bulkhead is taken, and so is its queue, or the wait was too long."""
 
+    __slots__ = ()
+
 
 class WorkersExhaustedError(RejectedError):
     """Every worker thread of the policy is busy, some perhaps with abandoned calls."""
+
+    __slots__ = ()
 
 
 class PoolExhaustedError(RejectedError):
@@ -144,6 +149,8 @@ class PoolExhaustedError(RejectedError):
     Attributes:
         members: The names of the pool's members.
     """
+
+    __slots__ = ("members",)
 
     members: tuple[str, ...]
 

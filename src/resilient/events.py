@@ -7,7 +7,8 @@ protected function (empty for a block). No event holds an argument or a result.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+
+from resilient._core.circuit import CircuitState
 
 __all__ = [
     "CallOverran",
@@ -62,10 +63,10 @@ class RetryExhausted(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CircuitStateChanged(Event):
-    """A circuit breaker went from `old` to `new` (both `CircuitState`)."""
+    """A circuit breaker went from `old` to `new`."""
 
-    old: Any
-    new: Any
+    old: CircuitState
+    new: CircuitState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

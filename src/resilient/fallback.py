@@ -42,6 +42,7 @@ class Fallback(Policy[Never, Extra_co]):
     def __init__(
         self,
         value: Extra_co,
+        /,
         *,
         on: On = ...,
         unless: ExceptionTypes | tuple[()] = ...,
@@ -51,6 +52,18 @@ class Fallback(Policy[Never, Extra_co]):
     @overload
     def __init__(
         self,
+        /,
+        *,
+        value: Extra_co,
+        on: On = ...,
+        unless: ExceptionTypes | tuple[()] = ...,
+        on_result: Callable[[Any], bool] | None = ...,
+        name: str | None = ...,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        /,
         *,
         using: Callable[..., Awaitable[Extra_co]],
         on: On = ...,
@@ -61,6 +74,7 @@ class Fallback(Policy[Never, Extra_co]):
     @overload
     def __init__(
         self,
+        /,
         *,
         using: Callable[..., Extra_co],
         on: On = ...,
@@ -70,8 +84,10 @@ class Fallback(Policy[Never, Extra_co]):
     ) -> None: ...
     def __init__(
         self,
-        value: Any = _MISSING,
+        by_position: Any = _MISSING,
+        /,
         *,
+        value: Any = _MISSING,
         using: Callable[..., Any] | None = None,
         on: On = Exception,
         unless: ExceptionTypes | tuple[()] = (),
@@ -79,6 +95,8 @@ class Fallback(Policy[Never, Extra_co]):
         name: str | None = None,
     ) -> None:
         super().__init__(name)
+        if by_position is not _MISSING:
+            value = _by_position(by_position, value)
         if (value is _MISSING) == (using is None):
             raise TypeError("Fallback needs either value=... or using=a_function, and not both")
         if using is not None and not callable(using):
@@ -173,6 +191,18 @@ class Fallback(Policy[Never, Extra_co]):
         except Exception as failure:
             _keep_cause(failure, error)
             raise
+
+
+def _by_position(given: Any, value: Any) -> Any:
+    """The value, given without its name: not a function, which a decorator would pass here."""
+    if value is not _MISSING:
+        raise TypeError("Fallback was given `value` twice, by position and by keyword")
+    if inspect.isroutine(given):
+        raise TypeError(
+            "Fallback was given a function: did you mean `@Fallback(value=...)`, or "
+            "Fallback(using=...), which calls it? To return the function itself, write value=..."
+        )
+    return given
 
 
 def _keep_cause(failure: BaseException, error: BaseException | None) -> None:

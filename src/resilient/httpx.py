@@ -17,7 +17,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
-from resilient._call import Call
+from resilient._call import Call, entered
 from resilient._clients import times
 from resilient._clients.holding import Hold
 from resilient._clients.origins import Breakers, origin
@@ -91,7 +91,7 @@ class ResilienceTransport(httpx.BaseTransport):
 
     def _send(self, request: httpx.Request, call: Call) -> httpx.Response:
         attempt = _attempt(request)
-        call.entered = True
+        entered(call)
         return self._inner.handle_request(attempt)
 
     def close(self) -> None:
@@ -145,7 +145,7 @@ class AsyncResilienceTransport(httpx.AsyncBaseTransport):
 
     async def _send(self, request: httpx.Request, call: Call) -> httpx.Response:
         attempt = _attempt(request)
-        call.entered = True
+        entered(call)
         try:
             return await self._inner.handle_async_request(attempt)
         except httpx.TimeoutException:
@@ -217,6 +217,7 @@ class _Sync(SyncOutbound[httpx.Response]):
             hold.end()  # it came whole, from no network
         else:
             response.stream = _Held(response.stream, hold)
+            hold.watch(response)
 
     def keep(self, exchange: Exchange, response: httpx.Response) -> bool:
         stream: Any = response.stream
@@ -249,6 +250,7 @@ class _Async(AsyncOutbound[httpx.Response]):
             hold.end()  # it came whole, from no network
         else:
             response.stream = _AsyncHeld(response.stream, hold)
+            hold.watch(response)
 
     async def keep(self, exchange: Exchange, response: httpx.Response) -> bool:
         stream: Any = response.stream

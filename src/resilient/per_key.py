@@ -7,13 +7,15 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, ClassVar
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
+from resilient import _observe
 from resilient._call import AsyncCall, AsyncStream, Call, Site, SyncCall, SyncStream
 from resilient._core.durations import count
 from resilient._core.living import forkable
 from resilient._policy import Extra_co, Policy, Target_co
 from resilient._runtime.streams import arelay, astart, relay, start
+from resilient.events import Event
 
 # How many keys are looked at, at most, to find one to drop.
 _LOOKS = 32
@@ -96,8 +98,27 @@ class PerKey(Policy[Target_co, Extra_co]):
         self._key = key
         self._max_keys = count(max_keys, "max_keys")
         self._entries: OrderedDict[Any, _Entry] = OrderedDict()
+        self._heard: WeakSet[Policy[Any, Any]] = WeakSet()
         self._lock = threading.Lock()
         forkable.add(self)
+
+    def subscribe(self, listener: _observe.Listener) -> _observe.Unsubscribe:
+        """Call `listener` with each event of every key's policy; see `resilient.subscribe`."""
+        unsubscribe = self._listeners.add(listener)
+        with self._lock:
+            for entry in self._entries.values():
+                self._listen_to(entry.policy)
+        return unsubscribe
+
+    def _listen_to(self, policy: Policy[Any, Any]) -> None:
+        """Pass the events of a key's policy on; needs the lock."""
+        # A factory may give several keys the same one.
+        if policy not in self._heard:
+            self._heard.add(policy)
+            policy.subscribe(self._pass_on)
+
+    def _pass_on(self, event: Event) -> None:
+        _observe.tell(self._listeners.all, event)
 
     def get(self, key: Hashable) -> Policy[Target_co, Extra_co]:
         """Return the policy of `key`, made now if the key is new."""
@@ -175,6 +196,8 @@ class PerKey(Policy[Target_co, Extra_co]):
         with self._lock:
             # Another thread may have made one meanwhile; the first one in stands.
             entry = self._entries.setdefault(key, made)
+            if self._listeners.all:
+                self._listen_to(entry.policy)
             entry.pins += 1
             self._drop_idle()
         return entry

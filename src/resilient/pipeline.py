@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Never
+from typing import Any, ClassVar, Literal, Never, Self
 
 from resilient._call import AsyncCall, AsyncStream, Site, SyncCall, SyncStream
-from resilient._core.durations import Duration
+from resilient._core.durations import Duration, count, seconds
 from resilient._core.verdict import Answer, On, classes
 from resilient._decorate import Protected, compose
+from resilient._observe import Listener, Unsubscribe
 from resilient._order import check_order
 from resilient._policy import Extra_co, Policy, Target_co, name_in_order
 from resilient.bulkhead import Bulkhead
@@ -49,12 +50,22 @@ class Pipeline(Policy[Target_co, Extra_co]):
             raise TypeError("a pipeline needs at least one policy: Pipeline(Timeout(5), ...)")
         for policy in policies:
             if not isinstance(policy, Policy):
-                hint = "; call the class first" if isinstance(policy, type) else ""
-                raise TypeError(f"a pipeline is made of policies, not {policy!r}{hint}")
+                raise TypeError(f"a pipeline is made of policies, not {policy!r}{_hint(policy)}")
         super().__init__(name)
+        self._hold(policies)
+        check_order(self._all)
+
+    def _hold(self, policies: tuple[Policy[Target_co, Extra_co], ...]) -> None:
         self.policies = policies
         self._all = tuple(leaf for policy in policies for leaf in policy._leaves())
-        check_order(self._all, stacklevel=2)
+
+    @classmethod
+    def _of_stack(cls, site: Site) -> Self:
+        """The pipeline of stacked decorators, whose order was checked when they were put on."""
+        pipeline = cls.__new__(cls)
+        super(Pipeline, pipeline).__init__(site.name)
+        pipeline._hold(site.policies)
+        return pipeline
 
     @classmethod
     def standard(
@@ -88,11 +99,11 @@ class Pipeline(Policy[Target_co, Extra_co]):
         """
         total_sync: Literal["thread", "deadline"] | None = None if sync is None else "deadline"
         return Pipeline(
-            Timeout(total_timeout, sync=total_sync),
+            Timeout(seconds(total_timeout, "total_timeout"), sync=total_sync),
             Bulkhead(max_concurrent),
-            Retry(on=_or_timeout(on), attempts=attempts),
+            Retry(on=_or_timeout(on), attempts=count(attempts, "attempts")),
             CircuitBreaker(on=on),
-            Timeout(attempt_timeout, sync=sync),
+            Timeout(seconds(attempt_timeout, "attempt_timeout"), sync=sync),
             name=name,
         )
 
@@ -105,6 +116,16 @@ class Pipeline(Policy[Target_co, Extra_co]):
         """Return the states of all policies, nested pipelines opened."""
         found = tuple(policy.snapshot() for policy in self._all)
         return PipelineSnapshot(self.name, self.kind, found)
+
+    def subscribe(self, listener: Listener) -> Unsubscribe:
+        """Call `listener` with each event of the policies in it; see `resilient.subscribe`."""
+        endings = [leaf.subscribe(listener) for leaf in dict.fromkeys(self._all)]
+
+        def unsubscribe() -> None:
+            for end in endings:
+                end()
+
+        return unsubscribe
 
     def wrap(self, inner: SyncCall[Any]) -> SyncCall[Any]:
         """Return `inner` protected; for plain functions."""
@@ -143,6 +164,16 @@ class Pipeline(Policy[Target_co, Extra_co]):
         return all(policy._idle() for policy in self._all)
 
 
+def _hint(value: object) -> str:
+    if isinstance(value, type):
+        return "; call the class first"
+    if isinstance(value, (list, tuple)):
+        return "; write Pipeline(*policies)"
+    if callable(value):
+        return ": did you mean `@Pipeline(Timeout(5), ...)`?"
+    return ""
+
+
 def _or_timeout(on: On) -> On:
     """`on`, and a call that timed out."""
     if isinstance(on, (type, tuple)) or not callable(on):
@@ -173,6 +204,6 @@ def pipeline_of(decorated: Any) -> Pipeline[Any, Any]:
     pipeline = found._self_pipeline
     if not isinstance(pipeline, Pipeline):
         site = found._self_site
-        pipeline = Pipeline(*site.policies, name=site.name)
+        pipeline = Pipeline._of_stack(site)
         found._self_pipeline = pipeline
     return pipeline

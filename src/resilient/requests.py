@@ -19,7 +19,7 @@ import weakref
 from functools import partial
 from typing import Any
 
-from resilient._call import Call
+from resilient._call import Call, entered
 from resilient._clients import times
 from resilient._clients.holding import Hold
 from resilient._clients.origins import Breakers, origin_of
@@ -113,7 +113,7 @@ class ResilienceAdapter(BaseAdapter):
     ) -> requests.Response:
         within = shortened(timeout, times.left())
         send = self._spans.send if spans else self._inner.send
-        call.entered = True
+        entered(call)
         return send(request.copy(), timeout=within, **options)
 
     def close(self) -> None:
@@ -152,7 +152,8 @@ class _Outbound(SyncOutbound[requests.Response]):
         return response.status_code
 
     def held(self, response: requests.Response, hold: Hold) -> None:
-        raw: Any = response.raw
+        # Of an answer that was read in part, the rest is what holds the connection.
+        raw: Any = getattr(response.raw, "rest", None) or response.raw
         if getattr(raw, "connection", None) is None:
             # Nothing is left to come over the wire.
             hold.end()
@@ -161,6 +162,7 @@ class _Outbound(SyncOutbound[requests.Response]):
         here = weakref.ref(raw)
         raw.release_conn = partial(_ended, here, "release_conn", hold)
         raw.close = partial(_ended, here, "close", hold)
+        hold.watch(raw)
 
     def keep(self, exchange: Exchange, response: requests.Response) -> bool:
         raw: Any = response.raw
@@ -184,7 +186,7 @@ class _Outbound(SyncOutbound[requests.Response]):
             raw.close()
         if whole:
             raw.release_conn()
-        response.raw = _again(raw, _Body(body, error, None if whole else raw), method)
+        response.raw = _Kept(raw, body, error, None if whole else raw, method)
         return whole
 
 
@@ -197,20 +199,31 @@ def _ended(here: Any, method: str, hold: Hold) -> None:
         hold.end()
 
 
-def _again(raw: urllib3.HTTPResponse, body: Any, method: str) -> urllib3.HTTPResponse:
+class _Kept(urllib3.HTTPResponse):
     """The same answer, whose body is read from the start."""
-    return urllib3.HTTPResponse(
-        body=body,
-        headers=raw.headers,
-        status=raw.status,
-        version=raw.version,
-        reason=raw.reason,
-        preload_content=False,
-        decode_content=False,
-        original_response=raw._original_response,
-        enforce_content_length=False,
-        request_method=method,
-    )
+
+    def __init__(
+        self,
+        raw: urllib3.HTTPResponse,
+        body: bytes,
+        error: Exception | None,
+        rest: urllib3.HTTPResponse | None,
+        method: str,
+    ) -> None:
+        self.rest = rest
+        reader: Any = _Body(body, error, rest)
+        super().__init__(
+            body=reader,
+            headers=raw.headers,
+            status=raw.status,
+            version=raw.version,
+            reason=raw.reason,
+            preload_content=False,
+            decode_content=False,
+            original_response=raw._original_response,
+            enforce_content_length=False,
+            request_method=method,
+        )
 
 
 class _Body(io.RawIOBase):
@@ -221,9 +234,6 @@ class _Body(io.RawIOBase):
         self._read = io.BytesIO(body)
         self._error = error
         self._rest = rest
-
-    def readable(self) -> bool:
-        return True
 
     def read(self, size: int | None = -1) -> bytes:
         whole = size is None or size < 0

@@ -18,6 +18,7 @@ from resilient._core import clock
 from resilient._core.deadline import Deadline, current, innermost, leave, nearest, passed
 from resilient._core.durations import Duration, count
 from resilient._core.durations import seconds as seconds_of
+from resilient._core.verdict import LoopBlockedError
 from resilient._policy import Policy
 from resilient._runtime import modes, waits
 from resilient._runtime.streams import arelay, astart, relay, start
@@ -175,7 +176,7 @@ class Timeout(Policy[Never, Never]):
 
         def timeout(args: Any, kwargs: Any, call: Call) -> Any:
             if waits.in_event_loop():
-                raise RuntimeError(_IN_LOOP)
+                raise LoopBlockedError(_IN_LOOP)
             record = self._record(clock.now(), Deadline)
             handed = call.handed(call.number, call.kind)
             run = workers.start(enter, args, kwargs, handed, record)

@@ -225,14 +225,14 @@ def test_the_tail_at_scale():
     of a fan-out to all of them counts.
     """
     dice = random.Random(1)
-    delay, fans, servers = 0.010, 3000, 100
+    delay, fans, servers = 0.010, 1000, 100
 
     def answer():
         if dice.random() < 0.002:
             return dice.uniform(0.1, 2)
         return 0.003 * dice.lognormvariate(0, 0.45)
 
-    alone = sorted(answer() for _ in range(400_000))
+    alone = sorted(answer() for _ in range(200_000))
     requests, slowest = 0, []
     for _ in range(fans):
         worst = 0.0
@@ -253,9 +253,9 @@ def test_the_tail_at_scale():
     def fan_out_is_within(t):
         return (1 - survive(t) * survive(t - delay)) ** servers
 
-    ideal = next(t / 10_000 for t in range(1, 30_000) if fan_out_is_within(t / 10_000) >= 0.999)
+    ideal = next(t / 10_000 for t in range(1, 30_000) if fan_out_is_within(t / 10_000) >= 0.995)
     extra = requests / (fans * servers) - 1
-    assert slowest[int(0.999 * fans)] <= 1.25 * ideal
+    assert slowest[int(0.995 * fans)] <= 1.25 * ideal
     assert extra <= 1.2 * survive(delay)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dis
+import functools
 import gc
 import sys
 import threading
@@ -455,10 +456,14 @@ class Interrupter:
         return self._names[code].get(offset, "")
 
 
+# Decoding takes long, and a scenario passes here for each of its points times each of them.
+exception_table = functools.cache(dis._parse_exception_table)  # type: ignore[attr-defined]
+
+
 def handler(code: CodeType, offset: int) -> int | None:
     """Where an error of the instruction at `offset` goes: the innermost range that has it."""
     found = None
-    for entry in dis._parse_exception_table(code):  # type: ignore[attr-defined]
+    for entry in exception_table(code):
         if entry.start <= offset < entry.end:
             found = entry.target
     return found

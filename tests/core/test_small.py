@@ -128,7 +128,7 @@ def test_durations_out_of_range(bad):
 @pytest.mark.parametrize("bad", [None, "1", True, [1], 1j])
 def test_durations_of_a_wrong_type(bad):
     """True is no second."""
-    with pytest.raises(TypeError, match="open_for must be seconds"):
+    with pytest.raises(TypeError, match="open_for must be a number of seconds"):
         seconds(bad, "open_for")
 
 

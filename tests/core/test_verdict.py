@@ -157,3 +157,18 @@ def test_by_position_go_classes_only():
         matcher_of("Retry", lambda: None, None, ())
     with pytest.raises(TypeError, match="twice"):
         matcher_of("Retry", OSError, OSError, ())
+
+
+@pytest.mark.parametrize(
+    ("bad", "text"),
+    [
+        ([OSError], "write a tuple"),
+        (OSError("x"), "write its class, OSError"),
+        ((len,), "a predicate is written on=..., and stands there alone"),
+        (int, r"not <class 'int'>$"),
+    ],
+)
+def test_a_refusal_says_what_to_write(bad, text):
+    """Of what is often given in place of exception classes."""
+    with pytest.raises(TypeError, match=text):
+        Matcher(bad)

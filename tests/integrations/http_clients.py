@@ -102,7 +102,9 @@ class Httpx(Kind):
         from resilient.httpx import ResilienceTransport
 
         limits = httpx.Limits(max_connections=connections)
-        guarded = ResilienceTransport(policy, transport=httpx.HTTPTransport(limits=limits, verify=False))
+        guarded = ResilienceTransport(
+            policy, transport=httpx.HTTPTransport(limits=limits, verify=False)
+        )
         with httpx.Client(transport=guarded, timeout=10) as client:
             yield HttpxClient(client, guarded)
 

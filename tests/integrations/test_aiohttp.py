@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from resilient import CallTimeoutError, Hedge, Retry, Timeout
+
 from tests.integrations.asgi_server import on_loop
 from tests.integrations.http_clients import serve
 from tests.integrations.http_server import Answer

@@ -550,7 +550,7 @@ def test_a_fallback_answers(run, how):
 
     async def test():
         bulkhead = Bulkhead(1)
-        fallback = Fallback(answering(200, b"busy")) if how == "value" else Fallback(using=page)
+        fallback = Fallback(value=answering(200, b"busy")) if how == "value" else Fallback(using=page)
         app = ResilienceMiddleware(answering(), Pipeline(fallback, bulkhead))
         async with bulkhead.guard():
             found = await get(app)
@@ -916,7 +916,7 @@ def test_a_policy_that_waits_after_the_answer_is_told_so():
 
     async def test():
         exchange._send = Connection().send
-        exchange.chain = chain()
+        exchange.chain = chain().__await__()
         exchange.chain.send(None)
         await exchange.send({"type": "http.response.start", "status": 200})
         with pytest.raises(RuntimeError, match="waits on its way out"):

@@ -74,7 +74,7 @@ def policies(name: str, bulkhead: Bulkhead) -> Any:
             return Pipeline(Retry(on=ConnectionError, backoff=[0]), bulkhead)
         case "all":
             return Pipeline(
-                Fallback(answering()),
+                Fallback(value=answering()),
                 Timeout(60),
                 Retry(on=(ConnectionError, TimeoutError), backoff=[0]),
                 CircuitBreaker(minimum_calls=1),

@@ -163,7 +163,7 @@ def test_a_client_that_hangs_up_is_neutral(run, around):
 
     async def test():
         breaker = CircuitBreaker(consecutive_failures=1)
-        policy = around(Fallback(answering()), breaker, bulkhead, Timeout(0.01))
+        policy = around(Fallback(value=answering()), breaker, bulkhead, Timeout(0.01))
         connection = Connection()
         async with anyio.create_task_group() as group:
             group.start_soon(connection.serve, ResilienceMiddleware(app, policy))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 
-from resilient import Bulkhead, CircuitBreaker, Pipeline, Retry, Timeout
+from resilient import Bulkhead, CircuitBreaker, Fallback, Pipeline, Retry, Timeout
+
 from tests.integrations.http_clients import serve
 from tests.integrations.http_server import Answer
 
@@ -15,7 +18,8 @@ requests = pytest.importorskip(
 import urllib3  # noqa: E402
 from requests.adapters import BaseAdapter  # noqa: E402
 
-from resilient.requests import ResilienceAdapter, shortened  # noqa: E402
+from resilient._clients.holding import Hold  # noqa: E402
+from resilient.requests import ResilienceAdapter, _ended, shortened  # noqa: E402
 
 __all__ = ["serve"]
 
@@ -163,3 +167,54 @@ def test_an_answer_of_another_kind_of_adapter(session):
             adapter=Canned())  # fmt: skip
     assert session.get("http://api.test/").text == "canned"
     assert bulkhead.snapshot().active == 0
+
+
+def test_a_fallback_may_return_anything(serve):
+    """What it returns is passed on as it is; only an awaitable cannot be meant."""
+    server = serve(503)
+    request = requests.Request("GET", server.url).prepare()
+    adapter = ResilienceAdapter(Fallback("cached", on=OSError))
+    assert adapter.send(request) == "cached"
+    adapter.close()
+
+    async def using(outcome, request):
+        return None
+
+    adapter = ResilienceAdapter(Fallback(using=lambda *args: using(*args), on=OSError))
+    with pytest.raises(TypeError, match="awaitable"):
+        adapter.send(request)
+    adapter.close()
+
+
+def test_a_long_answer_reads_in_pieces(session, serve):
+    """What was read ahead comes first, then the rest, which may break off."""
+    server = serve(Answer(503, b"a" * 65_536 + b"b" * 100_000, chunked=True))
+    bulkhead = Bulkhead(1)
+    mounted(session, Pipeline(bulkhead, Retry(on=OSError, attempts=2, backoff=[0])))
+    with session.get(server.url, stream=True) as response:
+        pieces = list(response.iter_content(50_000))
+    assert b"".join(pieces) == b"a" * 65_536 + b"b" * 100_000
+    with session.get(server.url, stream=True) as response:
+        assert len(response.raw.read()) == 165_536
+    with session.get(server.url, stream=True):
+        assert bulkhead.snapshot().active == 1
+    assert bulkhead.snapshot().active == 0
+
+
+def test_an_answer_that_nobody_closes(session, serve):
+    """Its permit comes back when it is collected."""
+    server = serve(Answer(200, b"x" * 1_000_000))
+    bulkhead = Bulkhead(1)
+    mounted(session, bulkhead)
+    response = session.get(server.url, stream=True)
+    assert bulkhead.snapshot().active == 1
+    del response
+    gc.collect()
+    assert bulkhead.snapshot().active == 0
+
+
+def test_an_answer_that_is_being_collected():
+    """Its finalizer closes it when nothing of it is left to close."""
+    hold = Hold()
+    _ended(lambda: None, "close", hold)
+    assert hold.done

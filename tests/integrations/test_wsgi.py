@@ -140,7 +140,7 @@ def test_5xx_is_a_failure_for_the_breaker_and_is_passed_on(on, chunks):
 
     breaker = CircuitBreaker(on=on, consecutive_failures=2)
     retry = Retry(on=Exception, backoff=[0, 0, 0])
-    protected = protect(app, Pipeline(Fallback(answering()), retry, breaker))
+    protected = protect(app, Pipeline(Fallback(value=answering()), retry, breaker))
     for state in (CircuitState.CLOSED, CircuitState.OPEN):
         assert get(protected).status == 503
         assert breaker.state is state
@@ -182,7 +182,7 @@ def test_an_error_after_the_first_chunk_aborts():
     """It goes to the server, nothing is retried or replaced, and the breaker counts it."""
     breaker = CircuitBreaker(consecutive_failures=1)
     app = answering("200 OK", b"a", ConnectionError("broken"))
-    policy = Pipeline(Fallback(answering()), Retry(on=OSError, backoff=[0]), breaker)
+    policy = Pipeline(Fallback(value=answering()), Retry(on=OSError, backoff=[0]), breaker)
     exchange = Exchange(protect(app, policy))
     with pytest.raises(ConnectionError, match="broken"):
         exchange.read()
@@ -269,7 +269,7 @@ def test_write_sends_at_once_and_ends_the_retries():
             raise ConnectionError
         return [b"c"]
 
-    policy = Pipeline(Fallback(answering()), Retry(on=OSError, backoff=[0]))
+    policy = Pipeline(Fallback(value=answering()), Retry(on=OSError, backoff=[0]))
     assert get(protect(app, policy)).written == [b"a", b"b", b"c"]
     written = []
     with pytest.raises(ConnectionError):
@@ -464,7 +464,7 @@ def test_a_fallback_answers(how):
         start_response("201 Created", HEADERS)
         raise ConnectionError
 
-    fallback = Fallback(answering("200 OK", b"busy")) if how == "value" else Fallback(using=page)
+    fallback = Fallback(value=answering("200 OK", b"busy")) if how == "value" else Fallback(using=page)
     bulkhead = Bulkhead(1)
     with bulkhead.guard():
         found = get(protect(answering(), Pipeline(fallback, bulkhead)))

@@ -123,7 +123,7 @@ def policies(name: str, bulkhead: Bulkhead) -> Any:
             return bulkhead
         case "all":
             return Pipeline(
-                Fallback(answering()),
+                Fallback(value=answering()),
                 Retry(on=(ConnectionError, TimeoutError), backoff=[0]),
                 CircuitBreaker(minimum_calls=1),
                 bulkhead,

@@ -369,6 +369,7 @@ class TimesOut(Policy):
 
     def wrap(self, inner):
         def late(args, kwargs, call):
+            call.entered = True
             error = CallTimeoutError(policy="t", seconds=1)
             error._origin = call.root
             raise error
@@ -449,6 +450,9 @@ def test_many_threads_pass_a_closed_breaker_together():
         ({"consecutive_failures": 3, "failure_rate": 0.5}, TypeError),
         ({"slow_call": 0}, ValueError),
         ({"slow_rate": 0.5}, TypeError),
+        ({"consecutive_failures": 3, "minimum_calls": 10}, TypeError),
+        ({"open_for": [0, 5]}, ValueError),
+        ({"open_for": constant(0)}, ValueError),
         ({"slow_call": 1, "slow_rate": 0}, ValueError),
         ({"open_for": 0}, ValueError),
         ({"open_for": -1}, ValueError),

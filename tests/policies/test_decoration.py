@@ -456,3 +456,8 @@ def test_async_generators_send_throw_and_close():
         assert seen == ["a", error, "closed"]
 
     asyncio.run(main())
+
+
+def test_the_representation_names_the_function():
+    """And shows nothing of what a partial binds."""
+    assert repr(Retry(on=OSError)(functools.partial(len, "secret"))) == "<Protected len>"

@@ -197,3 +197,12 @@ def test_a_generator_is_refused():
     for fn in (items, aitems):
         with pytest.raises(TypeError, match="a fallback cannot protect a"):
             Fallback(0)(fn)
+
+
+def test_a_bare_decorator_is_no_fallback():
+    """By position no function is a value: it is the one to protect, or meant for `using`."""
+    with pytest.raises(TypeError, match=r"did you mean `@Fallback\(value=...\)`"):
+        Fallback(failing)
+    assert Fallback(value=failing).call(failing) is failing
+    with pytest.raises(TypeError, match="`value` twice"):
+        Fallback(1, value=2)  # type: ignore[call-overload]

@@ -221,3 +221,29 @@ def test_a_bad_key_and_a_bad_factory_say_so():
         hosts.get([])
     with pytest.raises(TypeError, match="must return a policy"):
         PerKey(lambda key: None, key=len).get("a")
+
+
+def test_a_listener_hears_the_policies_of_all_keys():
+    """Of those that are there and those that come, and each event once."""
+    hosts = breakers()
+    hosts.get("early").isolate()
+    heard = []
+    unsubscribe = hosts.subscribe(heard.append)
+    hosts.get("early").reset()
+    hosts.get("late").isolate()
+    assert [str(event.new) for event in heard] == ["closed", "isolated"]
+    unsubscribe()
+    hosts.get("late").reset()
+    assert len(heard) == 2
+
+
+def test_a_policy_that_two_keys_share_is_heard_once():
+    """And a listener that raises does not keep the others from hearing."""
+    shared = CircuitBreaker()
+    hosts = PerKey(lambda key: shared, key=lambda host: host)
+    heard = []
+    hosts.subscribe(lambda event: 1 / 0)
+    hosts.subscribe(heard.append)
+    assert hosts.get("a") is hosts.get("b") is shared
+    shared.isolate()
+    assert len(heard) == 1

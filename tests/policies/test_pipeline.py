@@ -10,6 +10,7 @@ from resilient import (
     Bulkhead,
     CallTimeoutError,
     CircuitBreaker,
+    CircuitOpenError,
     CircuitState,
     CompositionWarning,
     Fallback,
@@ -17,6 +18,7 @@ from resilient import (
     Policy,
     Retry,
     Timeout,
+    pipeline_of,
     policies,
     remaining,
 )
@@ -92,6 +94,8 @@ def test_the_wrap_methods_compose():
         ((), "at least one policy"),
         ((3,), "made of policies, not 3"),
         ((Retry,), "call the class first"),
+        (([Bulkhead(1)],), r"write Pipeline\(\*policies\)"),
+        ((len,), r"did you mean `@Pipeline\(Timeout\(5\), ...\)`"),
     ],
 )
 def test_what_is_no_pipeline(what, text):
@@ -103,6 +107,7 @@ def test_what_is_no_pipeline(what, text):
 retry = Retry(on=OSError)
 everything = Retry(on=Exception)
 breaker = CircuitBreaker()
+timeout = Timeout(1)
 
 WRONG = [
     ((retry, Fallback(0)), "fallback inside a retry"),
@@ -113,6 +118,8 @@ WRONG = [
     ((Retry(on=KeyError), Timeout(1)), "`on` does not match it"),
     ((Retry(on_result=bool), Timeout(1)), "`on` does not match it"),
     ((breaker, retry, breaker), "stands twice"),
+    ((retry, retry), "retry inside a retry"),
+    ((timeout, timeout), "no shorter than the outer"),
     ((Timeout(9), Pipeline(retry), Retry(on=OSError)), "retry inside a retry"),
 ]
 RIGHT = [
@@ -152,6 +159,61 @@ def test_stacked_decorators_warn_too():
 
     assert caught[0].filename == __file__
     assert fn() == 1
+
+
+def test_a_wrong_stack_warns_once():
+    """To ask for its pipeline does not warn again; nor does a class or static method."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+
+        class Client:
+            @Retry(on=OSError)
+            @Retry(on=OSError)
+            @staticmethod
+            def get() -> int:
+                return 1
+
+        pipeline = pipeline_of(Client.get)
+    assert [warning.filename for warning in caught] == [__file__]
+    assert [policy.kind for policy in pipeline.policies] == ["retry", "retry"]
+    assert pipeline is pipeline_of(Client.get)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "text"),
+    [
+        ({"total_timeout": 0}, ValueError, "total_timeout must be"),
+        ({"attempt_timeout": "1"}, TypeError, "attempt_timeout must be"),
+        # `Retry` takes it, but with `max_elapsed`, which there is not here.
+        ({"attempts": None}, TypeError, "attempts must be a whole number"),
+    ],
+)
+def test_the_standard_pipeline_names_the_option_that_is_wrong(options, error, text):
+    """Not that of the policy that it becomes."""
+    with pytest.raises(error, match=text):
+        Pipeline.standard("db", on=OSError, **options)
+
+
+def test_the_standard_pipeline_warns_at_its_caller():
+    """Of an attempt that is given no less time than the whole call."""
+    with pytest.warns(CompositionWarning, match="no shorter than the outer") as caught:
+        Pipeline.standard("db", on=OSError, total_timeout=5)
+    assert caught[0].filename == __file__
+
+
+def test_a_listener_hears_every_policy_of_a_pipeline_once():
+    """Nested ones too, until it unsubscribes."""
+    heard = []
+    cut = CircuitBreaker(consecutive_failures=1)
+    inner = Pipeline(Retry(on=OSError, attempts=2, backoff=[0]), cut)
+    unsubscribe = Pipeline(inner, Bulkhead(1)).subscribe(heard.append)
+    cut.isolate()
+    with pytest.raises(CircuitOpenError):
+        inner.call(len, "")
+    assert [type(event).__name__ for event in heard] == ["CircuitStateChanged", "CallRejected"]
+    unsubscribe()
+    cut.reset()
+    assert len(heard) == 2
 
 
 @pytest.mark.parametrize("mode", ["asyncio", "trio"], indirect=True)

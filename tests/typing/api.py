@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, assert_type
 
-from resilient import CircuitBreaker, Fallback, PerKey, Pipeline, Retry, asynchronous, pipeline_of
+from resilient import (
+    CircuitBreaker,
+    CircuitState,
+    Fallback,
+    PerKey,
+    Pipeline,
+    Retry,
+    asynchronous,
+    pipeline_of,
+    remaining,
+)
+from resilient.events import CircuitStateChanged
 
 retry = Retry(on=OSError)
 breaker = CircuitBreaker("db")
@@ -124,3 +135,18 @@ load("a", wrong=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 load(3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 Retry(on="OSError")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 assert_type(pipeline_of(load).name, str)
+assert_type(remaining(), float | None)
+assert_type(remaining(3), float)
+
+
+@Fallback(value=None)
+def named(path: str) -> int:
+    return len(path)
+
+
+assert_type(named("a"), int | None)
+
+
+def went(event: CircuitStateChanged) -> bool:
+    assert_type(event.new, CircuitState)
+    return event.new is CircuitState.OPEN

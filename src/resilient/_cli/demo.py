@@ -6,8 +6,9 @@ import logging
 import statistics
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Final
 
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
@@ -19,7 +20,11 @@ from rich.table import Table
 from rich.tree import Tree
 
 from resilient._cli.faulty import Faults, FaultyServer
-from resilient._cli.lanes import Lane, drive_async, drive_sync
+from resilient._cli.lanes import Ended, Lane, drive_async, drive_sync
+
+# A client has recovered when so many of so many calls in a row were answered.
+GOOD: Final = 8
+ROW: Final = 10
 
 
 def run(console: Console, *, seconds: float, rate: float, port: int, seed: int) -> None:
@@ -83,7 +88,7 @@ def _drive(
                 thread.start()
             while any(thread.is_alive() for thread in threads):
                 for task, lane in zip(tasks, lanes, strict=True):
-                    progress.update(task, completed=lane.calls)
+                    progress.update(task, completed=len(lane.ended))
                 threads[0].join(0.1) if threads[0].is_alive() else time.sleep(0.1)
     finally:
         # Also on Ctrl-C: the clients make no further calls, and end those under way.
@@ -96,35 +101,57 @@ def _table(lanes: list[Lane], counts: dict[str, int], outage_end: float) -> Tabl
     table = Table("", *(lane.name for lane in lanes), title="What came of it")
     for column in table.columns[1:]:
         column.justify = "right"
-    table.add_row("calls", *(str(lane.calls) for lane in lanes))
-    table.add_row("answered", *(f"{_answered(lane):.1%}" for lane in lanes))
-    for percent in (50, 95, 99):
-        table.add_row(
-            f"p{percent} latency", *(f"{_percentile(lane, percent):.0f} ms" for lane in lanes)
-        )
-    table.add_row(
-        "requests per call",
-        *(f"{counts.get(lane.name, 0) / max(1, lane.calls):.2f}" for lane in lanes),
-    )
-    table.add_row("refused by the breaker", *(str(lane.refused) for lane in lanes))
-    table.add_row("recovered after", *(_recovery(lane, outage_end) for lane in lanes))
+    for label, value in _rows(counts, outage_end).items():
+        table.add_row(label, *(value(lane) for lane in lanes))
     return table
 
 
-def _answered(lane: Lane) -> float:
-    return sum(ok for _, ok in lane.ends) / max(1, lane.calls)
+def _rows(counts: dict[str, int], outage_end: float) -> dict[str, Callable[[Lane], str]]:
+    """The lines of the table: what they are called, and what they say of a client."""
+
+    def percentile(percent: int) -> Callable[[Lane], str]:
+        return lambda lane: _percentile([one.took for one in lane.ended if one.answered], percent)
+
+    return {
+        "calls": lambda lane: str(len(lane.ended)),
+        "answered": lambda lane: f"{_share([one.answered for one in lane.ended]):.1%}",
+        **{f"answered in, p{percent}": percentile(percent) for percent in (50, 95, 99)},
+        "failed within": lambda lane: _longest(lane.ended),
+        "requests per call": lambda lane: (
+            f"{counts.get(lane.name, 0) / max(1, len(lane.ended)):.2f}"
+        ),
+        "refused by breaker": lambda lane: str(sum(one.refused for one in lane.ended)),
+        "recovered after": lambda lane: _recovered(lane.ended, outage_end),
+    }
 
 
-def _percentile(lane: Lane, percent: int) -> float:
-    if len(lane.took) < 2:
-        return 0.0
-    return statistics.quantiles(lane.took, n=100, method="inclusive")[percent - 1] * 1000
+def _share(found: list[bool]) -> float:
+    return sum(found) / max(1, len(found))
 
 
-def _recovery(lane: Lane, outage_end: float) -> str:
-    """Seconds from the end of the outage to the first answer after it."""
-    answers = [at for at, ok in lane.ends if ok and at >= outage_end]
-    return f"{min(answers) - outage_end:.2f} s" if answers else "not at all"
+def _percentile(took: list[float], percent: int) -> str:
+    if len(took) < 2:
+        return "-"
+    value = statistics.quantiles(took, n=100, method="inclusive")[percent - 1]
+    return f"{value * 1000:.0f} ms"
+
+
+def _longest(ended: list[Ended]) -> str:
+    took = [one.took for one in ended if not one.answered]
+    return f"{max(took) * 1000:.0f} ms" if took else "-"
+
+
+def _recovered(ended: list[Ended], outage_end: float) -> str:
+    """When the outage was over for this client: not at a lucky answer in the midst of failures.
+
+    From then on most of a row of calls were answered; not all, because the faults of other
+    times go on.
+    """
+    after = sorted((one for one in ended if one.at >= outage_end), key=lambda one: one.at)
+    for index, one in enumerate(after[: 1 - ROW]):
+        if one.answered and sum(each.answered for each in after[index : index + ROW]) >= GOOD:
+            return f"{one.at - outage_end:.2f} s"
+    return "not seen"
 
 
 def _retried(spans: Sequence[ReadableSpan]) -> Tree | None:

@@ -6,22 +6,21 @@ stalls, answers cut off half-way; and an outage in which no connection is answer
 
 from __future__ import annotations
 
-import multiprocessing
 import random
-import signal
 import socket
+import sys
 import threading
 import time
 from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from multiprocessing.connection import Connection
-from types import TracebackType
-from typing import Any
+from dataclasses import astuple, dataclass
+from typing import Any, Final
 
-BODY = b'{"answer": 42}'
-STALL = 2.5
+from resilient._cli.servers import Handler, Listener, ServerProcess, any_port, serve
+
+BODY: Final = b'{"answer": 42}'
+# Seconds that a stalled answer takes.
+STALL: Final = 2.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,43 +34,72 @@ class Faults:
     outage_to: float = 9.0
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 256
+class FaultyServer:
+    """The server, started and stopped as a block."""
 
-    def __init__(self, port: int, faults: Faults, seed: int) -> None:
-        self.faults = faults
-        self.seed = seed
-        self.started = time.monotonic()
-        self.counts: Counter[str] = Counter()
-        self.draws: dict[str, random.Random] = {}
-        self.lock = threading.Lock()
-        super().__init__(("127.0.0.1", port), _Handler)
+    def __init__(self, faults: Faults, *, port: int = 0, seed: int = 0) -> None:
+        self._process = ServerProcess(__name__, port, seed, *astuple(faults))
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is part of the show."""
+    def __enter__(self) -> FaultyServer:
+        self._process.__enter__()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._process.stop()
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"http://127.0.0.1:{self._process.ports[0]}"
+
+    def start_clock(self) -> None:
+        """Start the timeline of faults."""
+        self._process.ask("start")
+
+    def counts(self) -> dict[str, int]:
+        """How many requests of each client have arrived."""
+        found: dict[str, int] = self._process.ask("counts")
+        return found
+
+
+class _Server(Listener):
+    """Draws the faults and counts the requests, in the server's process."""
+
+    def __init__(self, port: int, seed: int, faults: Faults) -> None:
+        self._faults = faults
+        self._seed = seed
+        self._started = time.monotonic()
+        self._counts: Counter[str] = Counter()
+        self._draws: dict[str, random.Random] = {}
+        self._lock = threading.Lock()
+        super().__init__(("127.0.0.1", port), _Answers)
 
     def fault(self, client: str) -> str:
         """Count a request of `client` and draw what goes wrong with it."""
-        at = time.monotonic() - self.started
-        with self.lock:
-            self.counts[client] += 1
-            draw = self.draws.setdefault(client, random.Random(self.seed)).random()
-        faults = self.faults
-        if faults.outage_from <= at < faults.outage_to:
+        at = time.monotonic() - self._started
+        with self._lock:
+            self._counts[client] += 1
+            draw = self._draws.setdefault(client, random.Random(self._seed)).random()
+        if self._faults.outage_from <= at < self._faults.outage_to:
             return "outage"
         for name in ("unavailable", "stalled", "cut_off"):
-            draw -= getattr(faults, name)
+            draw -= getattr(self._faults, name)
             if draw < 0:
                 return name
         return "none"
 
+    def told(self, word: str) -> dict[str, int]:
+        """Do what the demo's process says."""
+        if word == "start":
+            self._started = time.monotonic()
+        with self._lock:
+            return dict(self._counts)
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+
+class _Answers(Handler):
     server: _Server
 
-    def do_GET(self) -> None:
+    def do_GET(self) -> None:  # noqa: N802 - the base's name
         """Answer, or do not."""
         fault = self.server.fault(self.path.strip("/"))
         if fault == "outage":
@@ -81,83 +109,27 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if fault == "stalled":
             time.sleep(STALL)
-        self.send_response(503 if fault == "unavailable" else 200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(BODY)))
-        self.end_headers()
         if fault == "cut_off":
             self.close_connection = True
-            self.wfile.write(BODY[: len(BODY) // 2])
-        else:
-            self.wfile.write(BODY)
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base's name
-        """Say nothing: the demo's own table tells."""
-
-
-def _serve(pipe: Connection, port: int, faults: Faults, seed: int) -> None:
-    # Ctrl-C goes to the whole group; the parent decides when the server ends.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        server = _Server(port, faults, seed)
-    except OSError:
-        # The port is taken: any free one does as well.
-        server = _Server(0, faults, seed)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    pipe.send(server.server_address[1])
-    while True:
-        try:
-            word = pipe.recv()
-        except EOFError:
-            return
-        if word == "start":
-            server.started = time.monotonic()
-            pipe.send(None)
-        elif word == "counts":
-            pipe.send(dict(server.counts))
-
-
-class FaultyServer:
-    """The server, started and stopped as a block."""
-
-    def __init__(self, faults: Faults, *, port: int = 0, seed: int = 0) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(
-            target=_serve, args=(theirs, port, faults, seed), daemon=True
+        self.answer(
+            503 if fault == "unavailable" else 200,
+            BODY,
+            sent=len(BODY) // 2 if fault == "cut_off" else None,
         )
-        self.url = ""
 
-    def __enter__(self) -> FaultyServer:
-        self._process.start()
-        try:
-            if not self._pipe.poll(30):
-                raise RuntimeError("the demo's server did not start within 30 s")
-            self.url = f"http://127.0.0.1:{self._pipe.recv()}"
-        except BaseException:
-            self._process.terminate()
-            raise
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._process.terminate()
-        self._process.join(10)
+def _main(port: str, seed: str, *faults: str) -> None:
+    def make(port: int) -> _Server:
+        return _Server(port, int(seed), Faults(*map(float, faults)))
 
-    def start_clock(self) -> None:
-        """Start the timeline of faults."""
-        self._ask("start")
+    server: Any
+    try:
+        server = make(int(port))
+    except OSError:
+        # The port is taken: any other one does as well.
+        server = any_port(make)
+    serve([server], server.told)
 
-    def counts(self) -> dict[str, int]:
-        """How many requests of each client have arrived."""
-        found: dict[str, int] = self._ask("counts")
-        return found
 
-    def _ask(self, word: str) -> Any:
-        self._pipe.send(word)
-        return self._pipe.recv()
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import httpx
 from opentelemetry import trace
@@ -34,31 +34,33 @@ class BadAnswer(Exception):
     """The server answered, but not with what was asked for."""
 
 
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A call that is over: when it was made and when it ended, in seconds of one clock."""
+
+    started: float
+    at: float
+    answered: bool
+    refused: bool
+
+    @property
+    def took(self) -> float:
+        """Seconds from the call to its end, with all its attempts and waits."""
+        return self.at - self.started
+
+
 @dataclass
 class Lane:
-    """What one client has seen."""
+    """What one client has seen. Threads append to the list, which is all they share."""
 
     name: str
     protected: bool
-    calls: int = 0
-    answered: list[float] = field(default_factory=list)
-    ends: list[tuple[float, bool]] = field(default_factory=list)
-    refused: int = 0
-    took: list[float] = field(default_factory=list)
+    ended: list[Ended] = field(default_factory=list)
 
-    def ended(self, started: float, now: float, error: BaseException | None) -> None:
-        """Write down how a call ended."""
-        self.calls += 1
-        self.took.append(now - started)
-        self.ends.append((now, error is None))
-        if isinstance(error, RejectedError):
-            self.refused += 1
-
-
-class Stop(Protocol):
-    """What tells the load to end early."""
-
-    def is_set(self) -> bool: ...
+    def end(self, started: float, error: BaseException | None) -> None:
+        """Write down how a call ended, now."""
+        refused = isinstance(error, RejectedError)
+        self.ended.append(Ended(started, time.monotonic(), error is None, refused))
 
 
 def pipeline(name: str) -> Pipeline[Any, Any]:
@@ -120,7 +122,7 @@ def drive_sync(lane: Lane, url: str, times: list[float], stop: threading.Event) 
                 protected()
             except (httpx.HTTPError, BadAnswer, RejectedError, CallTimeoutError) as failure:
                 error = failure
-            lane.ended(started, time.monotonic(), error)
+            lane.end(started, error)
 
         with ThreadPoolExecutor(200) as pool:
             for at in times:
@@ -145,7 +147,7 @@ def drive_async(lane: Lane, url: str, times: list[float], stop: threading.Event)
                     await protected()
                 except (httpx.HTTPError, BadAnswer, RejectedError, CallTimeoutError) as failure:
                     error = failure
-                lane.ended(started, time.monotonic(), error)
+                lane.end(started, error)
 
             async with asyncio.TaskGroup() as tasks:
                 for at in times:

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, ClassVar, Final, Generic, TypeVar
 
 import anyio
 
 from resilient import _observe
 from resilient._call import Args, Call, Kwargs, Site
-from resilient._clients.holding import Hold
+from resilient._clients.holding import Hold, taken
 from resilient._clients.origins import Breakers, Origins
 from resilient._core.once import is_once
 from resilient._core.verdict import FailedAnswer
@@ -81,14 +82,7 @@ class Exchange(Call):
 
     def unwanted(self) -> Any:
         """Take an open answer that nobody will get; `None` if there is none."""
-        while self.open:
-            try:
-                found = self.open.pop()
-            except IndexError:
-                return None
-            if found is not self.answer:
-                return found
-        return None
+        return next((one for one in taken(self.open.pop) if one is not self.answer), None)
 
 
 def _site(policy: Policy[Any, Any], function: str) -> Site:
@@ -234,7 +228,8 @@ class SyncOutbound(Outbound[Res]):
         if not self.keep(exchange, response):
             exchange.long.append(response)
             return False
-        if response in exchange.open:
+        # Unless it was closed meanwhile: the caller has an answer already.
+        with suppress(ValueError):
             exchange.open.remove(response)
         return True
 
@@ -275,8 +270,6 @@ class AsyncOutbound(Outbound[Res]):
             exchange.answer = await self._chain((exchange.request,), {}, exchange)
         except FailedAnswer as failure:
             exchange.answer = failure.response
-        except Misuse as misuse:
-            raise TypeError(str(misuse)) from None
         finally:
             exchange.over = True
             await self._close_unwanted(exchange)

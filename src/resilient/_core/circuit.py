@@ -92,13 +92,14 @@ class Rules:
 class Closed:
     """Calls go through; the period is their common permit."""
 
-    __slots__ = ("_circuit", "failures_in_a_row", "window")
+    __slots__ = ("_circuit", "admits_all", "failures_in_a_row", "window")
 
     state: Final = CircuitState.CLOSED
-    admits_all: Final = True
 
     def __init__(self, circuit: Circuit) -> None:
         self._circuit = circuit
+        # In a slot: every call looks at it, and finds it there faster than on the class.
+        self.admits_all = True
         self.window = circuit.rules.new_window()
         self.failures_in_a_row = 0
 

@@ -9,6 +9,7 @@ deadline is looked for when somebody asks, not when a record is made: asking is 
 from __future__ import annotations
 
 from contextvars import ContextVar
+from typing import overload
 
 from resilient._core import clock
 
@@ -83,6 +84,10 @@ def ran_out() -> bool:
     return False
 
 
+@overload
+def remaining(default: None = None) -> float | None: ...
+@overload
+def remaining(default: float) -> float: ...
 def remaining(default: float | None = None) -> float | None:
     """Return the seconds left until the nearest enclosing deadline, never below 0.
 

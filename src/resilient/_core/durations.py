@@ -14,7 +14,7 @@ def seconds(value: Duration, name: str, *, zero: bool = False) -> float:
         number = value.total_seconds()
     elif isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(
-            f"{name} must be seconds as a number or a timedelta, not {type(value).__name__}"
+            f"{name} must be a number of seconds or a timedelta, not {type(value).__name__}"
         )
     else:
         try:

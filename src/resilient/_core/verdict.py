@@ -27,12 +27,20 @@ def classes(value: object, name: str) -> tuple[type[BaseException], ...]:
         found = tuple(one for part in value for one in classes(part, name))
     else:
         raise TypeError(
-            f"{name} must be an exception class or a tuple of them, not {value!r}; "
-            "a predicate is written on=..., and stands nowhere else"
-            if callable(value)
-            else f"{name} must be an exception class or a tuple of them, not {value!r}"
+            f"{name} must be an exception class or a tuple of them, not {value!r}{_hint(value)}"
         )
     return found
+
+
+def _hint(value: object) -> str:
+    """What to do instead, for what is often given where exception classes are meant."""
+    if isinstance(value, (list, set, frozenset)):
+        return ": write a tuple"
+    if isinstance(value, BaseException):
+        return f": write its class, {type(value).__name__}"
+    if callable(value) and not isinstance(value, type):
+        return ": a predicate is written on=..., and stands there alone"
+    return ""
 
 
 def _can_match(found: tuple[type[BaseException], ...]) -> None:
@@ -73,6 +81,13 @@ class FailedAnswer(Exception):
         self.error = error
 
 
+class LoopBlockedError(RuntimeError):
+    """A call that would stop the event loop of its own thread: the caller's mistake.
+
+    No `on` makes it a failure: a retry or a fallback would only hide what is to be mended.
+    """
+
+
 class Matcher:
     """`on` and `unless`, compiled: which exceptions are failures.
 
@@ -81,7 +96,7 @@ class Matcher:
     or one below it does. No predicate sees a rejection or a cancellation.
     """
 
-    __slots__ = ("excluded", "named", "predicate", "rejections", "types")
+    __slots__ = ("_never", "excluded", "named", "predicate", "rejections", "types")
 
     def __init__(
         self, on: On, unless: ExceptionTypes | tuple[()] = (), *, rejections: bool = False
@@ -94,6 +109,7 @@ class Matcher:
             self.types = classes(on, "on")
             _can_match(self.types)
         self.excluded = classes(unless, "unless")
+        self._never = (*self.excluded, LoopBlockedError)
         self.rejections = rejections
         # With a predicate the only class here is `Exception`, which names no rejection.
         self.named = tuple(one for one in self.types if issubclass(one, RejectedError))
@@ -104,7 +120,7 @@ class Matcher:
             return not error.delivered
         if not isinstance(error, self.types) or not isinstance(error, Exception):
             return False
-        if isinstance(error, self.excluded):
+        if isinstance(error, self._never):
             return False
         if isinstance(error, RejectedError) and not self.rejections:
             return isinstance(error, self.named)

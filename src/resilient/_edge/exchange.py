@@ -15,7 +15,7 @@ cost. `relay` stands in for the event loop where the policies themselves wait.
 from __future__ import annotations
 
 import types
-from collections.abc import Awaitable, Callable, Coroutine, Generator, MutableMapping
+from collections.abc import Awaitable, Callable, Generator, MutableMapping
 from functools import partial
 from typing import Any, Final
 
@@ -28,6 +28,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 AsyncChain = Callable[[Args, Kwargs, Call], Any]
+Steps = Generator[Any, Any, Any]
 
 # What the innermost place of the policies yields: it is the application's turn.
 ENTERED: Final = object()
@@ -85,7 +86,7 @@ class Exchange(Call):
     Whoever makes one sets the attributes that have no default: it saves a call per request.
 
     Attributes:
-        chain: The policies' coroutine.
+        chain: The policies' coroutine, as what is awaited of it, step by step.
         open: Whether the policies' call waits for the application.
         state: How far the answer is.
         status: The answer's status, 0 before it has begun.
@@ -96,12 +97,12 @@ class Exchange(Call):
     """
 
     # Slots are read and written faster than other attributes, and each of these is.
-    __slots__ = ("_receive", "_send", "chain", "delivered", "entered", "open", "site", "state",
-                 "status")  # fmt: skip
+    __slots__ = ("_receive", "_send", "abandoned", "chain", "delivered", "entered", "open", "site",
+                 "state", "status")  # fmt: skip
 
     _receive: Receive
     _send: Send
-    chain: Coroutine[Any, Any, Any] | None
+    chain: Steps | None
     open: bool
     state: int
     status: int
@@ -150,7 +151,7 @@ class Exchange(Call):
             if type(self) is Exchange and self.status < 500:
                 # As `answered`, for the usual way, and without an exception for its end.
                 self.open = False
-                for _ in self.chain.__await__():  # type: ignore[union-attr]
+                for _ in self.chain:  # type: ignore[union-attr]
                     raise RuntimeError("a policy waits on its way out, after the answer")
                 self.chain = None
             else:
@@ -267,7 +268,7 @@ def enter(args: Args, kwargs: Kwargs, call: Call) -> Generator[Any, Any, Any]:
         return exchange.status
 
 
-def first_step(chain: Coroutine[Any, Any, Any]) -> Any:
+def first_step(chain: Steps) -> Any:
     """Begin the policies' call: what they wait for, or the exception by which it ended."""
     try:
         return chain.send(None)
@@ -276,7 +277,7 @@ def first_step(chain: Coroutine[Any, Any, Any]) -> Any:
 
 
 @types.coroutine
-def relay(chain: Coroutine[Any, Any, Any], waited: Any) -> Generator[Any, Any, Any]:
+def relay(chain: Steps, waited: Any) -> Generator[Any, Any, Any]:
     """Wait for what the policies wait for, until it is the application's turn.
 
     Returns:
@@ -296,7 +297,7 @@ def relay(chain: Coroutine[Any, Any, Any], waited: Any) -> Generator[Any, Any, A
     return None
 
 
-async def tell(chain: Coroutine[Any, Any, Any], outcome: BaseException) -> StopIteration | None:
+async def tell(chain: Steps, outcome: BaseException) -> StopIteration | None:
     """Tell the policies how the application ended; see `relay` for what it returns."""
     try:
         waited = chain.throw(outcome)

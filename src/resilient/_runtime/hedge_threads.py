@@ -18,6 +18,7 @@ from resilient._call import Args, Call, Kwargs, SyncCall
 from resilient._core import clock
 from resilient._core.budget import RetryBudget
 from resilient._core.hedging import PRIMARY
+from resilient._core.verdict import LoopBlockedError
 from resilient._runtime import waits
 from resilient._runtime.hedge_race import Attempts, close
 from resilient._runtime.workers import Run, Workers
@@ -35,7 +36,7 @@ def hedged(
 
     def hedge_(args: Args, kwargs: Kwargs, call: Call) -> Any:
         if waits.in_event_loop():
-            raise RuntimeError(
+            raise LoopBlockedError(
                 "a hedge by thread would stop the event loop that this thread runs: decorate an "
                 "`async def`, or write `await hedge.acall(...)`"
             )

@@ -144,7 +144,7 @@ class Experiment:
 
     def begin(self) -> None:
         """Let injectors strike from now on."""
-        if self._begun:
+        if self._begun or self.ended:
             raise RuntimeError("an experiment runs once: call experiment() for each")
         self._begun = True
         self.until.begin()
@@ -178,10 +178,9 @@ class Experiment:
 
     def is_over(self) -> bool:
         """Whether it has ended, as it does here if its time is up."""
-        if not self.ended:
-            why = self.until.reached()
-            if why is not None:
-                self._end(why)
+        why = self.until.reached()
+        if why is not None:
+            self._end(why)
         return self.ended
 
     def selects(self, injector: Policy[Any, Any], key: bytes | None, call: Call) -> bool:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Generator, Hashable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Final, Never
 
 from resilient import _observe
@@ -36,7 +38,7 @@ class Strike:
     call: Call
 
 
-class Injector(Policy[Never, Extra_co]):
+class Injector(Policy[Never, Extra_co], ABC):
     """What the four have in common: whom they strike, and where they stand."""
 
     stateful = True
@@ -62,9 +64,9 @@ class Injector(Policy[Never, Extra_co]):
         self._key = key
         self._members = _members(members)
 
+    @abstractmethod
     def _act(self, strike: Strike, seconds: float) -> Any:
         """Do it in this thread: raise, return a result, or `_ON`."""
-        raise NotImplementedError
 
     async def _aact(self, strike: Strike, seconds: float) -> Any:
         """Do it in this task."""
@@ -102,14 +104,13 @@ class Injector(Policy[Never, Extra_co]):
         def injector(args: Any, kwargs: Any, call: Call) -> Any:
             if not _experiments.on:
                 return inner(args, kwargs, call)
-
-            def open_() -> Started:
-                result = self._injected(args, kwargs, call)
-                return start(inner(args, kwargs, call) if result is _ON else _items(result))
-
-            return relay(open_)
+            return relay(partial(self._opened, inner, args, kwargs, call))
 
         return injector
+
+    def _opened(self, inner: SyncStream, args: Any, kwargs: Any, call: Call) -> Started:
+        result = self._injected(args, kwargs, call)
+        return start(inner(args, kwargs, call) if result is _ON else _items(result))
 
     def awrap_stream(self, inner: AsyncStream) -> AsyncStream:
         """Return `inner` with faults at its first step; for asynchronous generator functions."""
@@ -117,14 +118,13 @@ class Injector(Policy[Never, Extra_co]):
         def injector(args: Any, kwargs: Any, call: Call) -> Any:
             if not _experiments.on:
                 return inner(args, kwargs, call)
-
-            async def open_() -> Started:
-                result = await self._ainjected(args, kwargs, call)
-                return await astart(inner(args, kwargs, call) if result is _ON else _aitems(result))
-
-            return arelay(open_)
+            return arelay(partial(self._aopened, inner, args, kwargs, call))
 
         return injector
+
+    async def _aopened(self, inner: AsyncStream, args: Any, kwargs: Any, call: Call) -> Started:
+        result = await self._ainjected(args, kwargs, call)
+        return await astart(inner(args, kwargs, call) if result is _ON else _aitems(result))
 
     def _injected(self, args: Any, kwargs: Any, call: Call) -> Any:
         strike = self._strike(args, kwargs, call)
@@ -310,7 +310,7 @@ def _span(value: Duration | tuple[Duration, Duration]) -> tuple[float, float]:
 def _limit(strike: Strike, seconds: float) -> float:
     """How long a wait may really take: the time of the experiment and of the call are limits."""
     left = strike.experiment.until.at - clock.now()
-    return max(0.0, min(seconds, left, deadline.remaining(seconds) or 0.0))
+    return max(0.0, min(seconds, left, deadline.remaining(seconds)))
 
 
 def _check_deadline(call: Call) -> None:

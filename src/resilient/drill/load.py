@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from heapq import merge
+from itertools import pairwise
 from random import Random
 from typing import Any, Final
 
@@ -108,7 +109,7 @@ def _pair(pair: Any, key: str) -> tuple[float, float]:
 
 def _ramped(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     steps: list[tuple[float, float]] = []
-    for (at, rate), (end, last) in zip(points, points[1:], strict=False):
+    for (at, rate), (end, last) in pairwise(points):
         for piece in range(_PIECES):
             part = piece / _PIECES
             # The rate in the middle of the piece, so that the sum is right.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -74,7 +74,7 @@ def objective(text: Any, key: str) -> Objective:
     if found is None:
         raise ScenarioError(
             key,
-            f'must be a metric, one of {" ".join(_SIGNS)}, and a number, such as '
+            f"must be a metric, one of {' '.join(_SIGNS)}, and a number, such as "
             f'"availability >= 0.999" or "p99 <= 250 ms", not {text!r}',
         )
     metric, sign, limit, unit = found.groups()
@@ -93,12 +93,7 @@ def spell(metric: str, value: float | None) -> str:
     if unit == "share":
         return f"{value:.4%}" if 0.99 < value < 1 else f"{value:.2%}"
     if unit == "s":
-        return f"{value * 1000:,.3g} ms" if value < 1 else f"{value:,.2f} s"
+        return f"{value * 1000:.3g} ms" if value < 0.9995 else f"{value:,.2f} s"
     if unit == "x":
         return f"{value:,.4g}x"
     return f"{value:,.0f}" if value == int(value) else f"{value:,.2f}"
-
-
-def values(metrics: Mapping[str, float | None]) -> dict[str, str]:
-    """All figures, as a person reads them."""
-    return {name: spell(name, value) for name, value in metrics.items()}

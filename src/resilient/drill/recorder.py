@@ -74,7 +74,7 @@ class Recorder:
         self.left: dict[str, list[float]] = {}
         self.returned: dict[str, list[float]] = {}
         self._expected: set[type[BaseException]] = set()
-        self._classes = (ResilienceError, *expected)
+        self._classes: tuple[type[BaseException], ...] = (ResilienceError, *expected)
 
     def row_of(self, backend: str) -> array[int]:
         """Where the requests to `backend` are counted."""
@@ -143,32 +143,35 @@ class Recorder:
             return None
         return self.lanes.setdefault(name, Lane(name))
 
-    def change(self, name: str, at: float, state: str) -> None:
-        """What is named so has come into `state`."""
+    def change(self, name: str, at: float, old: str, new: str) -> None:
+        """What is named so has gone from `old` to `new`."""
         lane = self.lane(name)
-        if lane is not None:
-            lane.change(at, state)
+        if lane is None:
+            return
+        if not lane.changes:
+            lane.change(0.0, old)
+        lane.change(at, new)
 
     def _circuit(self, event: Any, at: float) -> None:
-        self.change(event.policy, at, str(event.new.value))
+        self.change(event.policy, at, event.old.value, event.new.value)
 
     def _member(self, event: Any, at: float) -> None:
-        self.change(f"{event.policy}/{event.member}", at, event.new)
+        self.change(f"{event.policy}: {event.member}", at, event.old, event.new)
         if event.kind == "active_active":
             self._moved(event.member, at, back=event.new == "healthy")
 
     def _switched(self, event: Any, at: float) -> None:
-        self.change(event.policy, at, f"to {event.new}")
+        self.change(f"{event.policy}: active", at, event.old or "nobody", event.new)
         if event.reason == "promotion" and event.old is not None:
             self._moved(event.old, at, back=False)
         self._moved(event.new, at, back=True)
 
     def _assigned(self, event: Any, at: float) -> None:
-        self.change(f"{event.policy}/{event.spare}", at, f"covers {event.active}")
+        self.change(f"{event.policy}: {event.spare} covers", at, "nobody", event.active)
         self._moved(event.active, at, back=False)
 
     def _released(self, event: Any, at: float) -> None:
-        self.change(f"{event.policy}/{event.spare}", at, "standby")
+        self.change(f"{event.policy}: {event.spare} covers", at, event.active, "nobody")
         self._moved(event.active, at, back=True)
 
     def _moved(self, member: str, at: float, *, back: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from resilient.drill.histogram import percentile
@@ -145,6 +145,26 @@ class Report:
         return json.dumps(self.as_dict(), indent=1, ensure_ascii=False) + "\n"
 
 
+def joined(reports: list[Report]) -> Report:
+    """Return several reports as one, side by side."""
+    twice = len({one.study.name for one in reports}) < len(reports)
+    runs: dict[str, RunReport] = {}
+    studies: dict[str, Scenario] = {}
+    published = []
+    for number, report in enumerate(reports, 1):
+        prefix = f"{report.study.name}-{number}" if twice else report.study.name
+        for name, run in report.runs.items():
+            whole = prefix if len(report.study.runs) == 1 else f"{prefix}: {name}"
+            runs[whole], studies[whole] = run, report.study.runs[name]
+            own = (one for one in report.study.published if one.run == name)
+            published += [replace(one, run=whole) for one in own]
+    title = " beside ".join(one.study.title or one.study.name for one in reports)
+    source = "; ".join(dict.fromkeys(one.study.source for one in reports if one.study.source))
+    name = " and ".join(one.study.name for one in reports)
+    study = Study(name, studies, title=title, source=source, published=published)
+    return Report(study, runs)
+
+
 def report_of(
     scenario: Scenario,
     recorder: Recorder | None,
@@ -182,9 +202,7 @@ def report_of(
     )
 
 
-def _backends(
-    scenario: Scenario, recorder: Recorder, elapsed: float
-) -> tuple[BackendReport, ...]:
+def _backends(scenario: Scenario, recorder: Recorder, elapsed: float) -> tuple[BackendReport, ...]:
     total = sum(backend.requests for backend in scenario.backends.values())
     return tuple(
         BackendReport(
@@ -243,7 +261,7 @@ def _metrics(
 
 
 def _nines(availability: float) -> float:
-    return math.inf if availability >= 1 else -math.log10(1 - availability)
+    return math.inf if availability >= 1 else abs(math.log10(1 - availability))
 
 
 def _longest(times: Any) -> float | None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack, ExitStack, contextmanager
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import AsyncExitStack, ExitStack, contextmanager, suppress
+from functools import partial
 from typing import Any, Final
 
 from resilient import _observe
@@ -192,8 +193,7 @@ def run_scenario(
     with virtual_time(seed) as clock, _seeded(seed):
         _to_epoch(clock)
         try:
-            with asyncio.Runner(loop_factory=new_loop) as runner:
-                runner.run(run.main())
+            _run_to_the_end(run.main())
         except KeyboardInterrupt:
             interrupted = True
     return report_of(scenario, run.recorder, seed, run.elapsed, interrupted=interrupted)
@@ -218,12 +218,35 @@ def run(study: Study | Scenario, *, seed: int | None = None,
         found = run_scenario(
             scenario,
             seed=whole.seed if seed is None else seed,
-            progress=None if progress is None else lambda part, name=name: progress(name, part),
+            progress=None if progress is None else partial(progress, name),
         )
         report.runs[name] = found
         if found.interrupted:
             break
     return report
+
+
+def _run_to_the_end(main: Coroutine[Any, Any, None]) -> None:
+    # Not as a block: what cannot be ended must not hide why the run has.
+    runner = asyncio.Runner(loop_factory=new_loop)
+    try:
+        runner.run(main)
+    except BaseException:
+        with suppress(NeverEnds):
+            _close(runner)
+        raise
+    _close(runner)
+
+
+def _close(runner: asyncio.Runner) -> None:
+    loop = runner.get_loop()
+    try:
+        runner.close()
+    except NeverEnds:
+        for task in asyncio.all_tasks(loop):
+            # It is said once that they do not end.
+            task._log_destroy_pending = False  # type: ignore[attr-defined]
+        raise
 
 
 def _to_epoch(clock: VirtualClock) -> None:

@@ -19,6 +19,8 @@ CallFunction = Callable[..., Coroutine[Any, Any, Any]]
 
 # Ten days: beyond it somebody has mistaken milliseconds for seconds.
 _LONGEST: Final = 864_000.0
+# What is only known of a fault.
+_OF_FAULTS: Final = ("failover_time", "failback_time", "recovery_time")
 
 
 class Scenario:
@@ -93,9 +95,8 @@ class Scenario:
             with inside(f"faults[{index}]"):
                 self._check_fault(fault)
         for index, one in enumerate(self.objectives):
-            if one.metric.startswith(("fail", "recover")) and one.metric.endswith("_time"):
-                if not self.faults:
-                    raise ScenarioError(f"objectives[{index}]", "nothing fails: add a fault")
+            if one.metric in _OF_FAULTS and not self.faults:
+                raise ScenarioError(f"objectives[{index}]", "nothing fails: add a fault")
 
     def _check_fault(self, fault: Fault) -> None:
         if not isinstance(fault, Fault):

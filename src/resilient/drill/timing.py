@@ -89,6 +89,8 @@ def degraded(recorder: Recorder, elapsed: float) -> float:
 
 def rounded(value: float | None, digits: int = 6) -> float | None:
     """`value` with as many digits as mean something."""
-    if value is None or not math.isfinite(value):
+    if value is None or isinstance(value, int):
+        return value
+    if not math.isfinite(value):
         return None
     return float(f"{value:.{digits}g}")

@@ -9,6 +9,7 @@ from resilient import _observe
 from resilient._call import Call
 from resilient._core import clock, deadline
 from resilient._core.circuit import Closed, Refusal
+from resilient._core.verdict import LoopBlockedError
 from resilient._runtime import waits
 from resilient.errors import PoolExhaustedError
 from resilient.events import CallRejected
@@ -146,7 +147,7 @@ class Way:
             assert self.seat is not None
             if waits.in_event_loop():
                 self._let_go()
-                raise RuntimeError(
+                raise LoopBlockedError(
                     f"{self._pool.name} has to start a cold standby, and waiting for it would "
                     "stop the event loop that this thread runs: use an `async def`, "
                     "`acall` or `async with`"
