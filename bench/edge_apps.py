@@ -74,5 +74,6 @@ async def pooled(scope: Any, receive: Any, send: Any) -> None:
 
 empty_by_hand = ByHand(empty)
 empty_guarded = ResilienceMiddleware(empty, Bulkhead(1000))
+routed_by_hand = ByHand(routed)
 routed_guarded = ResilienceMiddleware(routed, Bulkhead(1000))
 pooled_guarded = ResilienceMiddleware(pooled, Bulkhead(SHED_ABOVE))

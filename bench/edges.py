@@ -1,26 +1,17 @@
 """The middlewares: what they add to a request, and what they do for an overloaded service.
 
 The servers are processes of their own on loopback; with and without the middleware take
-turns, a fifth of a second each. Where the system tells it, a server's second is one of its
+turns, a few hundred requests each. Where the system tells it, a server's second is one of its
 CPU time: that is what bounds it, and other work on the machine counts less.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
-import selectors
-import socket
 import statistics
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack
 from importlib.metadata import version
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -30,16 +21,12 @@ from resilient.asgi import ResilienceMiddleware
 from resilient.wsgi import ResilienceMiddleware as WsgiMiddleware
 
 from bench import edge_apps
-from bench.edge_apps import END, ByHand
+from bench.edge_apps import ByHand
 from bench.harness import Async, Bar, Row, Sync, Table, added_async, added_sync
+from bench.loopback import Clients, serving
 from bench.overload import Outcome, offered
 
-REQUEST = b"GET /items/7?q=x HTTP/1.1\r\nHost: localhost\r\n\r\n"
-CONNECTIONS = 16
-ROUNDS = 30
-SLICE = 0.2
-# Only to end a run that has gone wrong.
-GRACE = 30.0
+ROUNDS = 120
 
 
 def tables() -> list[Table]:
@@ -134,91 +121,28 @@ def wsgi() -> Table:
 # Behind uvicorn.
 
 
-@dataclass(frozen=True)
-class _Server:
-    port: int
-    pid: int
-
-    def clock(self) -> float:
-        """Seconds that it has worked, or that have passed."""
-        worked = Path(f"/proc/{self.pid}/schedstat")
-        return int(worked.read_text().split()[0]) / 1e9 if worked.exists() else time.perf_counter()
-
-
-@contextmanager
-def _uvicorn(app: str) -> Iterator[_Server]:
-    """Serve an application of `edge_apps`, from when it accepts connections."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-    command = f"-m uvicorn bench.edge_apps:{app} --port {port} --log-level warning"
-    path = os.pathsep.join([str(Path(r.__file__).parents[1]), str(Path(__file__).parents[1])])
-    process = subprocess.Popen(
-        [sys.executable, *command.split(), "--no-access-log", "--backlog", "8192"],
-        env=os.environ | {"PYTHONPATH": path},
-    )
-    try:
-        _listening(process, port)
-        yield _Server(port, process.pid)
-    finally:
-        process.kill()
-        process.wait()
-
-
-def _listening(process: subprocess.Popen[bytes], port: int) -> None:
-    end = time.monotonic() + GRACE
-    while process.poll() is None and time.monotonic() < end:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=GRACE).close()
-            return
-        except OSError:
-            time.sleep(0.05)
-    raise RuntimeError("uvicorn does not listen")
-
-
-def _rate(server: _Server) -> float:
-    """Requests per second, each connection sending its next one when the last is answered."""
-    with ExitStack() as stack, selectors.DefaultSelector() as waiting:
-        for _ in range(CONNECTIONS):
-            connection = stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
-            waiting.register(connection, selectors.EVENT_READ)
-            connection.sendall(REQUEST)
-        answered = 0
-        started, end = server.clock(), time.perf_counter() + SLICE
-        while time.perf_counter() < end:
-            for key, _ in waiting.select(GRACE):
-                connection = key.fileobj  # type: ignore[assignment]
-                # The head and the body may come apart.
-                if connection.recv(65_536).endswith(END):
-                    connection.sendall(REQUEST)
-                    answered += 1
-        return answered / (server.clock() - started)
-
-
 def _rates(*apps: str) -> dict[str, tuple[float, float]]:
-    """Each application's requests per second, and what that is of the first one's."""
+    """Each application's requests per second, and what that is of the first one's.
+
+    That is the upper quartile of many short runs: what else the machine does only slows them.
+    """
     with ExitStack() as stack:
-        servers = {app: stack.enter_context(_uvicorn(app)) for app in apps}
+        clients = {app: Clients(stack.enter_context(serving(app)), stack) for app in apps}
         found: dict[str, list[float]] = {app: [] for app in apps}
         for app in [*apps, *apps[::-1]] * (ROUNDS // 2):
-            found[app].append(_rate(servers[app]))
-    first = found[apps[0]]
-    return {
-        app: (
-            statistics.median(rates),
-            statistics.median(own / plain for own, plain in zip(rates, first, strict=True)),
-        )
-        for app, rates in found.items()
-    }
+            found[app].append(clients[app].rate())
+    rates = {app: statistics.quantiles(found[app], n=4)[2] for app in apps}
+    return {app: (rate, rate / rates[apps[0]]) for app, rate in rates.items()}
 
 
 def served() -> Table:
     """Requests per second of uvicorn, with the middleware and without."""
-    routed = _rates("routed", "routed_guarded")
+    routed = _rates("routed", "routed_by_hand", "routed_guarded")
     empty = _rates("empty", "empty_by_hand", "empty_guarded")
     parts = [f"{name} {version(name)}" for name in ("httptools", "uvloop") if find_spec(name)]
     labels = {
         "routed": "a route of Starlette, JSON",
+        "routed_by_hand": "the same, with the wrapper by hand",
         "routed_guarded": "the same, with Bulkhead",
         "empty": "an empty application",
         "empty_by_hand": "the same, with the wrapper by hand",
@@ -239,7 +163,7 @@ def served() -> Table:
 
 
 def _overloaded(app: str, rate: float) -> Outcome:
-    with _uvicorn(app) as server:
+    with serving(app) as server:
         return asyncio.run(offered(server.port, rate))
 
 

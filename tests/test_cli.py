@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import signal
@@ -24,7 +25,7 @@ pytest.importorskip("opentelemetry.sdk")
 
 from click.testing import CliRunner
 
-from resilient._cli import demo, lanes, outage, servers, tail
+from resilient._cli import demo, faulty, lanes, outage, servers, tail
 from resilient._cli.main import cli
 
 ROOT = Path(__file__).parent.parent
@@ -41,7 +42,7 @@ def run(*arguments: str) -> str:
     ended = subprocess.run(
         command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=GRACE, check=False
     )
-    assert (ended.returncode, ended.stderr) == (0, "")
+    assert (ended.returncode, ended.stderr) == (0, ""), ended.stderr
     assert "\x1b" not in ended.stdout
     return ended.stdout
 
@@ -276,6 +277,56 @@ def test_a_server_process_that_ends_by_itself() -> None:
     """It is an error that says so, and nothing is left behind."""
     with pytest.raises(RuntimeError, match="ended by itself"), servers.ServerProcess("__future__"):
         pass
+
+
+def test_ctrl_c_while_a_process_starts() -> None:
+    """It comes when the process has been started, and can be ended."""
+    reached = []
+
+    def start() -> None:
+        with servers._no_interrupts():
+            os.kill(os.getpid(), signal.SIGINT)
+            reached.append("the end of the block")
+
+    with pytest.raises(KeyboardInterrupt):
+        start()
+    assert reached
+
+
+def test_a_pair_of_which_one_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other one is not left behind."""
+    start, made = outage.Pair.start, []
+
+    def fails_for_the_second(self: outage.Pair, name: str) -> None:
+        if made:
+            raise RuntimeError("no second one")
+        start(self, name)
+        made.extend(self._processes.values())
+
+    monkeypatch.setattr(outage.Pair, "start", fails_for_the_second)
+    with pytest.raises(RuntimeError), outage.Pair():
+        pass
+    (process,) = made
+    assert process._process is None
+    process.stop()  # as often as one likes
+
+
+def test_an_outage_answers_nobody() -> None:
+    """Connections are closed without an answer, from the clock's start on."""
+    import httpx
+
+    faults = faulty.Faults(outage_from=0, outage_to=GRACE)
+    with faulty.FaultyServer(faults) as server, httpx.Client() as client:
+        server.start_clock()
+        with pytest.raises(httpx.RemoteProtocolError):
+            client.get(f"{server.url}/somebody")
+        assert server.counts() == {"somebody": 1}
+
+
+def test_the_programs_can_be_imported() -> None:
+    """What is run by itself does nothing until it is."""
+    for module in ("resilient.__main__", "resilient._cli.backends", "resilient._cli.faulty"):
+        assert importlib.import_module(module)
 
 
 def test_any_port() -> None:

@@ -69,7 +69,7 @@ def test_zones() -> None:
     said = run("failover_zones.py")
     shares = {
         row[1].strip(): [int(share) for share in re.findall(r"(\d+)%", row[2])]
-        for row in re.finditer(r"^(\D[^%]*?)((?: +\d+%){3})$", said, re.MULTILINE)
+        for row in re.finditer(r"^(\D[^%\n]*?)((?: +\d+%){3})$", said, re.MULTILINE)
     }
     assert shares["all are up"] == [100, 0, 0]
     assert 50 < shares["a-1 was killed"][0] < 90

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import subprocess
 import sys
-from importlib.metadata import distribution
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import pytest
@@ -72,6 +72,16 @@ def test_the_version_is_the_installed_one() -> None:
     """It is that of the distribution, and no second place has to be kept up to date."""
     assert resilient.__version__ == distribution("resilient-patterns").version
     assert "__version__" in dir(resilient)
+
+
+def test_a_source_tree_has_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name is then missing, as `hasattr` and `inspect.getmembers` understand it."""
+
+    def version(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("importlib.metadata.version", version)
+    assert not hasattr(resilient, "__version__")
 
 
 def test_an_unknown_name_is_refused() -> None:

@@ -91,9 +91,13 @@ def __getattr__(name: str) -> Any:
 
         return getattr(failover, name)
     if name == "__version__":
-        from importlib.metadata import version
+        from importlib.metadata import PackageNotFoundError, version
 
-        return version("resilient-patterns")
+        try:
+            return version("resilient-patterns")
+        except PackageNotFoundError as error:  # a source tree on the path
+            # What `hasattr` and `inspect.getmembers` expect of a name that is not there.
+            raise AttributeError("resilient is not installed, so its version is unknown") from error
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -14,13 +14,11 @@ def main() -> int:
     except ModuleNotFoundError as error:
         if error.name is None or not any(error.name.startswith(name) for name in NEEDED):
             raise
-        print(
-            f"python -m resilient needs {error.name}: pip install 'resilient-patterns[cli]'",
-            file=sys.stderr,
+        sys.stderr.write(
+            f"python -m resilient needs {error.name}: pip install 'resilient-patterns[cli]'\n"
         )
         return 2
-    result: int | None = cli(prog_name="python -m resilient", standalone_mode=True)
-    return result or 0
+    return int(cli(prog_name="python -m resilient"))
 
 
 if __name__ == "__main__":

@@ -84,15 +84,10 @@ class Observer:
         """Something happened: `cls(policy=..., kind=..., function=..., **fields)`."""
 
 
-def hears() -> bool:
-    """Whether telling of an event is of any use to telemetry now; telemetry puts its own here."""
-    return False
-
-
-def spans_wanted() -> bool:
-    """Whether a call that may become several attempts may get a span; also telemetry's."""
-    return False
-
+# Whether telling of an event is of any use to telemetry now. Telemetry puts its own here.
+hears: Callable[[], bool] = bool
+# Whether a call that may become several attempts may get a span. Also telemetry's.
+spans_wanted: Callable[[], bool] = bool
 
 observer = Observer()
 everyone = Listeners()

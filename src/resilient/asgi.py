@@ -27,18 +27,14 @@ from resilient._core.durations import seconds as seconds_of
 from resilient._decorate import compose
 from resilient._edge import deadlines
 from resilient._edge.exchange import (
-    ENTERED,
     FRESH,
     App,
-    AsyncChain,
     Body,
     Exchange,
     JudgedExchange,
     Receive,
     Scope,
     Send,
-    enter,
-    first_step,
 )
 from resilient._edge.in_task import TaskExchange, entering
 from resilient._edge.lifespan import outlives
@@ -54,6 +50,7 @@ from resilient._edge.options import (
 )
 from resilient._edge.refusals import Refusal, Refusals, shutting_down
 from resilient._edge.serving import Serving
+from resilient._edge.steps import ENTERED, AsyncChain, enter, first_step
 from resilient._policy import Policy
 from resilient._runtime import modes
 from resilient.timeout import Timeout

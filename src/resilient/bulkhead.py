@@ -247,7 +247,10 @@ class Bulkhead(Policy[Never, Never]):
     def _refused(self, permits: Permits, call: Call, why: str) -> BulkheadFullError:
         """Report a refusal; the caller raises the error that this returns."""
         _observe.emit(self, CallRejected, call.function, reason="bulkhead_full", retry_after=None)
-        text = f"{self.name} is full: all calls that it allows at a time ({permits.limit}) are under way, and {why}"
+        text = (
+            f"{self.name} is full: all calls that it allows at a time ({permits.limit}) are "
+            f"under way, and {why}"
+        )
         return BulkheadFullError(text, policy=self.name)
 
 

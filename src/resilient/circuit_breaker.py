@@ -220,7 +220,8 @@ class CircuitBreaker(Policy[Never, Never]):
                 self._failed(permit, call, started, error)
                 raise
             if quick and permit is period and not call.fell_back:
-                permit.window.success()
+                # The period itself is a permit only while it is closed.
+                permit.window.success()  # pyright: ignore[reportAttributeAccessIssue]
             else:
                 self._returned(permit, call, started, result)
             return result
@@ -246,7 +247,8 @@ class CircuitBreaker(Policy[Never, Never]):
                 self._failed(permit, call, started, error)
                 raise
             if quick and permit is period and not call.fell_back:
-                permit.window.success()
+                # The period itself is a permit only while it is closed.
+                permit.window.success()  # pyright: ignore[reportAttributeAccessIssue]
             else:
                 self._returned(permit, call, started, result)
             return result
@@ -371,12 +373,12 @@ class CircuitBreaker(Policy[Never, Never]):
             # an outer timeout would hide every hang from the breaker inside it.
             return call.entered and is_cancellation(error) and deadline.ran_out()
         if isinstance(error, CallTimeoutError):
-            if not call.entered:
-                # The time was up in a queue further in, say: the backend knows nothing of it.
-                return False
             if error._origin is call.root:
                 # A timeout further in this pipeline: a hang is the backend's, whatever `on` says.
                 return True
+            if not call.entered:
+                # The time of one further out was up before the call got there, in a queue, say.
+                return False
         if isinstance(error, FailedAnswer):
             return error.error is None or self._matcher.matches(error.error)
         return self._matcher.matches(error)

@@ -187,7 +187,7 @@ class Timeout(Policy[Never, Never]):
                 handed.carry()
                 return self._outcome(run, record, call)
             handed.give_up(True)
-            raise self._ran_out(limit, record, call)
+            raise self._ran_out(limit, record, call, hung=handed.entered)
 
         return timeout
 
@@ -220,12 +220,15 @@ class Timeout(Policy[Never, Never]):
             f"all {self._max_workers} workers of {self.name} are taken", policy=self.name
         )
 
-    def _ran_out(self, limit: Deadline, record: Deadline, call: Call) -> CallTimeoutError:
+    def _ran_out(
+        self, limit: Deadline, record: Deadline, call: Call, *, hung: bool
+    ) -> CallTimeoutError:
         """The error of a call that was left behind when `limit` had passed."""
         if limit is record:
             return self._timed_out(call)
         error = _in_the_name_of(limit)
-        error._origin = call.root
+        if hung:
+            error._origin = call.root
         return error
 
     # What all of them share.

@@ -329,7 +329,8 @@ def test_a_scenario_that_never_ends_is_ended(
 ) -> None:
     monkeypatch.setattr(turns, "PATIENCE", 20_000)
     text = (
-        f"import asyncio\nfrom contextlib import suppress\nfrom resilient.drill import *\nasync def call():\n    {body}\n"
+        "import asyncio\nfrom contextlib import suppress\nfrom resilient.drill import *\n"
+        f"async def call():\n    {body}\n"
         "scenario = Scenario(load=5, seconds=5, drain=5, backends=[Backend('a')], call=call)"
     )
     path = write(tmp_path, text, "endless.py")

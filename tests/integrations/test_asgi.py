@@ -26,7 +26,8 @@ from resilient import (
     attempt_number,
     remaining,
 )
-from resilient._edge.exchange import FRESH, Exchange, enter
+from resilient._edge.exchange import FRESH, Exchange
+from resilient._edge.steps import enter
 from resilient.asgi import ResilienceMiddleware
 from resilient.testing import passthrough
 
@@ -550,7 +551,9 @@ def test_a_fallback_answers(run, how):
 
     async def test():
         bulkhead = Bulkhead(1)
-        fallback = Fallback(value=answering(200, b"busy")) if how == "value" else Fallback(using=page)
+        fallback = (
+            Fallback(value=answering(200, b"busy")) if how == "value" else Fallback(using=page)
+        )
         app = ResilienceMiddleware(answering(), Pipeline(fallback, bulkhead))
         async with bulkhead.guard():
             found = await get(app)

@@ -70,6 +70,8 @@ def policies(name: str, bulkhead: Bulkhead) -> Any:
     match name:
         case "plain":
             return bulkhead
+        case "guards":
+            return Pipeline(CircuitBreaker(minimum_calls=1), bulkhead)
         case "retry":
             return Pipeline(Retry(on=ConnectionError, backoff=[0]), bulkhead)
         case "all":
@@ -122,7 +124,7 @@ async def serve(script: Script, event: tuple[str, int], name: str, raising: bool
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-@pytest.mark.parametrize("name", ["plain", "retry", "all", "per key"])
+@pytest.mark.parametrize("name", ["plain", "guards", "retry", "all", "per key"])
 @settings(max_examples=60, deadline=None)
 @given(
     script=st.one_of(st.lists(STEPS, max_size=6), st.builds(lambda s: ANSWER + s, st.lists(STEPS))),

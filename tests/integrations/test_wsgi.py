@@ -464,7 +464,9 @@ def test_a_fallback_answers(how):
         start_response("201 Created", HEADERS)
         raise ConnectionError
 
-    fallback = Fallback(value=answering("200 OK", b"busy")) if how == "value" else Fallback(using=page)
+    fallback = (
+        Fallback(value=answering("200 OK", b"busy")) if how == "value" else Fallback(using=page)
+    )
     bulkhead = Bulkhead(1)
     with bulkhead.guard():
         found = get(protect(answering(), Pipeline(fallback, bulkhead)))

@@ -92,12 +92,26 @@ class ServerProcess:
 
 @contextmanager
 def _no_interrupts() -> Iterator[None]:
-    """Have what is started here ignore Ctrl-C, which a terminal sends to the whole group."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Have what is started here never see Ctrl-C, which a terminal sends to the whole group.
+
+    It inherits the mask. Here, where any thread may be sent the signal, and a process half
+    started would be left behind, it comes when the block ends.
+    """
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
+    _mask(signal.SIG_BLOCK)
     try:
         yield
     finally:
+        _mask(signal.SIG_UNBLOCK)
         signal.signal(signal.SIGINT, before)
+    if came:
+        raise KeyboardInterrupt
+
+
+def _mask(how: int) -> None:
+    if sys.platform != "win32":  # pragma: no branch - it has no masks
+        signal.pthread_sigmask(how, {signal.SIGINT})
 
 
 class Listener(ThreadingHTTPServer):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import statistics
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -73,11 +72,8 @@ def _hedge() -> Hedge:
 def _timed(call: Callable[[], str], calls: int, done: Callable[[], None]) -> list[float]:
     """Make the calls by several threads; milliseconds for each that was answered."""
     took: list[float] = []
-    stop = threading.Event()
 
     def one() -> None:
-        if stop.is_set():
-            return
         started = time.monotonic()
         try:
             call()
@@ -86,13 +82,13 @@ def _timed(call: Callable[[], str], calls: int, done: Callable[[], None]) -> lis
         took.append((time.monotonic() - started) * 1000)
         done()
 
-    with ThreadPoolExecutor(CALLERS) as pool:
-        futures = [pool.submit(one) for _ in range(calls)]
-        try:
-            for future in futures:
-                future.result()
-        finally:
-            stop.set()
+    pool = ThreadPoolExecutor(CALLERS)
+    try:
+        for future in [pool.submit(one) for _ in range(calls)]:
+            future.result()
+    finally:
+        # Also on Ctrl-C: those under way end, and no further one is made.
+        pool.shutdown(cancel_futures=True)
     return took
 
 

@@ -22,8 +22,6 @@ _LOOKED_AT = 100
 
 
 def _jittered(wait: float, jitter: Jitter) -> float:
-    if jitter == "none":
-        return wait
     least = 0.0 if jitter == "full" else wait / 2
     return chance.source.uniform(least, wait)
 

@@ -376,8 +376,8 @@ def _open_waits(open_for: float | Iterable[float]) -> Iterator[float]:
         while True:
             yield open_for * chance.source.uniform(1, 1.1)
     if isinstance(open_for, Backoff):
-        for wait, plain in zip(open_for, open_for.plain(), strict=True):
-            yield max(wait, plain / 2)
+        pairs = zip(open_for, open_for.plain(), strict=True)
+        yield from (max(wait, plain / 2) for wait, plain in pairs)
     last = 0.0
     for last in waits(open_for):
         yield last

@@ -11,7 +11,8 @@ taken calls for               switched by hand, or `failback` is off
 
 A member that comes and goes never dwells long enough, so it causes one switch away from it
 and none back. Nor is there a failback within `failback_after` of a switch, so that several
-members that fail in turn cannot toss the calls about. A call that fails promotes nobody: only a member's standing does.
+members that fail in turn cannot toss the calls about. A call that fails promotes nobody:
+only a member's standing does.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Collection, Sequence
+from itertools import takewhile
 from typing import Any, Final, Protocol
 
 from resilient._core.health import Health, Standing
@@ -91,9 +93,7 @@ class Promotion:
     def _fail_back(self, now: float) -> None:
         if now - self._switched_at < self.failback_after:
             return
-        for one in self.order:
-            if one.name == self.active:
-                return
+        for one in takewhile(lambda one: one.name != self.active, self.order):
             since = one.health.usable_since(now)
             if since is not None and now - since >= self.failback_after:
                 self._switch(one.name, FAILBACK, now)

@@ -12,7 +12,6 @@ from resilient._policy import Policy
 # RFC 9110, section 9.2.2: doing it twice is doing it once.
 IDEMPOTENT: Final = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS", "TRACE"})
 
-
 # RFC 9110, section 5.6.2: what a header's name is made of.
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 

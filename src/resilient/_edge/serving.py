@@ -12,20 +12,10 @@ from typing import Any
 import anyio
 
 from resilient._core.verdict import FailedAnswer
-from resilient._edge.exchange import (
-    COMPLETE,
-    GONE,
-    App,
-    AsyncChain,
-    ClientGone,
-    Exchange,
-    Scope,
-    Send,
-    relay,
-    tell,
-)
+from resilient._edge.exchange import COMPLETE, GONE, App, ClientGone, Exchange, Scope, Send
 from resilient._edge.in_task import TaskExchange
 from resilient._edge.refusals import Refusals
+from resilient._edge.steps import AsyncChain, relay, tell
 from resilient.errors import CallTimeoutError, RejectedError, ResilienceError
 
 Ended = StopIteration | None

@@ -129,13 +129,10 @@ class Run:
 
     def begin(self, app: App, environ: Environ) -> None:
         """Call the application."""
-        self._iterable = app(environ, self.start_response)
-        close = getattr(self._iterable, "close", None)
-        if close is not None:
-            self._closing.append(close)
+        self.answer(app(environ, self.start_response))
 
     def answer(self, iterable: Iterable[bytes]) -> None:
-        """Answer by what a fallback has returned."""
+        """Answer by what the application, or a fallback, has returned."""
         self._iterable = iterable
         close = getattr(iterable, "close", None)
         if close is not None:

@@ -50,11 +50,6 @@ class Progress:
         self._result: Any = None
         self._has_result = False
 
-    @property
-    def next_number(self) -> int:
-        """The number that the next attempt will have."""
-        return self._attempts.number + 1
-
     def failed(self, error: Exception) -> float | None:
         """Judge an attempt's error: seconds to wait, `None` to raise it, or `EARLIER`."""
         rejected = isinstance(error, RejectedError)

@@ -77,10 +77,7 @@ class Run:
     async def _drive(self, start: float) -> None:
         scenario = self._scenario
         self._set_faults(start)
-        for piece in range(1, PIECES + 1):
-            self._loop.call_at(
-                start + scenario.seconds * piece / PIECES, self._progress, piece / PIECES
-            )
+        self._tell_progress(start, 1)
         self._make_calls(start)
         # The time of the load, whatever becomes of the calls.
         await self._until(start + scenario.seconds)
@@ -98,6 +95,12 @@ class Run:
         finally:
             alarm.cancel()
         self._over = self._loop.create_future()
+
+    def _tell_progress(self, start: float, piece: int) -> None:
+        self._progress((piece - 1) / PIECES)
+        if piece <= PIECES:
+            at = start + self._scenario.seconds * piece / PIECES
+            self._loop.call_at(at, self._tell_progress, start, piece + 1)
 
     def _wake(self) -> None:
         if not self._over.done():

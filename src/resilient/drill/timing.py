@@ -62,21 +62,24 @@ def _first(times: dict[str, list[float]], backends: tuple[str, ...], since: floa
     return min(found, default=None)
 
 
-def share(recorder: Recorder, piece: int) -> float:
-    """The share of the calls begun in a piece of time that were answered; 1 if none began."""
-    started = recorder.started[piece]
-    return recorder.served[piece] / started if started else 1.0
+def _well(recorder: Recorder) -> list[bool]:
+    """Whether each piece of time is a good one; one without calls is as the one before."""
+    found, well = [], True
+    for started, served in zip(recorder.started, recorder.served, strict=True):
+        if started:
+            well = served / started >= WELL
+        found.append(well)
+    return found
 
 
 def _recovery(recorder: Recorder, end: float, elapsed: float) -> float | None:
     """Seconds from `end` until calls are answered again, and go on being."""
-    width = recorder.width
+    width, well = recorder.width, _well(recorder)
     steady = max(1, math.ceil(_STEADY / width - 1e-9))
-    first, last = min(PIECES, int(end / width + 1e-9)), min(PIECES, math.ceil(elapsed / width))
     # The piece that the fault ends in is judged too: it may have done no harm.
+    first, last = min(PIECES, int(end / width + 1e-9)), min(PIECES, math.ceil(elapsed / width))
     for piece in range(first, last):
-        row = range(piece, min(piece + steady, last))
-        if all(share(recorder, one) >= WELL for one in row):
+        if all(well[piece : min(piece + steady, last)]):
             return max(0.0, piece * width - end)
     return None
 
@@ -84,7 +87,7 @@ def _recovery(recorder: Recorder, end: float, elapsed: float) -> float | None:
 def degraded(recorder: Recorder, elapsed: float) -> float:
     """Seconds in which too few calls were answered."""
     last = min(PIECES, math.ceil(elapsed / recorder.width))
-    return recorder.width * sum(share(recorder, piece) < WELL for piece in range(last))
+    return recorder.width * _well(recorder)[:last].count(False)
 
 
 def rounded(value: float | None, digits: int = 6) -> float | None:
