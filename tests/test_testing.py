@@ -430,6 +430,20 @@ def test_what_another_thread_sends_to_trio_is_not_overtaken(clock):
     assert time.monotonic() - real < standstill.PATIENCE
 
 
+def test_an_idle_thread_of_trio_from_before_is_not_overtaken_either():
+    """Trio keeps its threads for a while, and the next job may come from inside."""
+
+    async def main():
+        with trio.fail_after(0.001):
+            await trio.to_thread.run_sync(time.sleep, 0.02)
+
+    trio.run(trio.to_thread.run_sync, time.sleep, 0)
+    with virtual_time() as clock:
+        started = clock.now()
+        trio.run(main, clock=clock.trio)
+        assert clock.now() == started
+
+
 def test_a_loop_without_timers_waits_for_real(clock):
     """Nothing jumps, and nothing spins, for a loop that waits for a socket."""
     here, there = socket.socketpair()

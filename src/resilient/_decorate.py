@@ -340,9 +340,9 @@ def _shell_sync(fn: Any, site: Site) -> Callable[..., Any]:
         call.site = site
         # What the policies look at on the way: found faster here than on the class.
         call.fell_back = False
-        call.on_abandon = call.abandoned = None
+        call.parent = call.on_abandon = call.abandoned = None
         try:
-            if modes.unwatched and (guards_alone or not _observe.spans_wanted()):
+            if modes.unwatched and (guards_alone or _observe.provider() is None):
                 return chain(args, kwargs, call)
             return observed(args, kwargs, call)
         except Misuse as misuse:
@@ -366,8 +366,8 @@ def _shell_async(fn: Any, site: Site) -> Callable[..., Any]:
         call = Call()
         call.site = site
         call.fell_back = False
-        call.on_abandon = call.abandoned = None
-        if modes.unwatched and (guards_alone or not _observe.spans_wanted()):
+        call.parent = call.on_abandon = call.abandoned = None
+        if modes.unwatched and (guards_alone or _observe.provider() is None):
             coroutine = chain(args, kwargs, call)
         else:
             coroutine = observed(args, kwargs, call)

@@ -86,8 +86,8 @@ class Observer:
 
 # Whether telling of an event is of any use to telemetry now. Telemetry puts its own here.
 hears: Callable[[], bool] = bool
-# Whether a call that may become several attempts may get a span. Also telemetry's.
-spans_wanted: Callable[[], bool] = bool
+# Who takes the spans of calls that may become several attempts, or `None`. Also telemetry's.
+provider: Callable[[], object | None] = type(None)
 
 observer = Observer()
 everyone = Listeners()

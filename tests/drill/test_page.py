@@ -18,7 +18,7 @@ from resilient.drill.plots import Bars, Lines, nice, spell, standalone
 from resilient.failover import ActivePassive
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-VOID = {"meta", "link", "br", "rect", "path"}
+VOID = {"meta"}
 
 
 def drilled(runs: int = 1) -> Report:

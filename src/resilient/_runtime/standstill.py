@@ -26,6 +26,8 @@ from resilient._runtime import submissions
 PATIENCE = 1.0
 # The library's own threads; `workers.running` says what they do.
 _WORKER = "resilient-worker"
+# Trio's threads when they have nothing to do: what they get next may come from anywhere.
+_IDLE_OF_TRIO = "Trio thread "
 
 Names = Mapping[str, Any]
 Idents = Container[int | None]
@@ -39,6 +41,7 @@ class Threads:
             thread.ident: thread
             for thread in threading.enumerate()
             if thread.ident != threading.get_ident()
+            and not thread.name.startswith(_IDLE_OF_TRIO)
         }
         # Where a thread was seen that could not be judged, and since when.
         self._seen: dict[int, tuple[tuple[int, int], float]] = {}

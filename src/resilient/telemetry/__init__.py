@@ -71,4 +71,3 @@ def configure(
 
 _observe.observer = TelemetryObserver()
 _observe.hears = _settings.hears
-_observe.spans_wanted = _settings.spans_wanted

@@ -6,6 +6,7 @@ from typing import Final
 
 from opentelemetry import trace
 
+from resilient import _observe
 from resilient._runtime import modes
 
 _NAME: Final = "resilient"
@@ -48,6 +49,8 @@ def _weigh() -> None:
     global metering
     metering = metrics and _listening
     modes.unwatched = not metering and not all_spans
+    # Asked at each call that may become several attempts, so there is nothing in between.
+    _observe.provider = provider if call_spans else nobody
 
 
 def provider() -> object | None:
@@ -64,14 +67,13 @@ def provider() -> object | None:
         return trace
 
 
+def nobody() -> None:
+    """Stand in for `provider` where no call spans are wanted, whoever listens."""
+
+
 def hears() -> bool:
     """Whether an event would be counted, or may find a span."""
     return metering or (events and provider() is not None)
-
-
-def spans_wanted() -> bool:
-    """Whether a call that may become several attempts may get a span."""
-    return call_spans and provider() is not None
 
 
 def tracer() -> trace.Tracer | None:
