@@ -9,6 +9,7 @@ import circuitbreaker
 import pybreaker
 
 import resilient as r
+
 from bench import subjects as s
 from bench.harness import Bar, Row, Table, added_sync
 
@@ -49,7 +50,7 @@ def _refused(protected: Callable[[int], Any], errors: type[Exception]) -> Callab
         try:
             protected(x)
         except errors:
-            pass
+            return
 
     return call
 

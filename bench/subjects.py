@@ -75,6 +75,7 @@ def by_hand(fn: Callable[[int], Any], *, limit: int = 32, seconds: float = 30) -
                 if attempt == 2:
                     raise
                 await asyncio.sleep(0.1 * 2**attempt)
+        return None
 
     return call
 

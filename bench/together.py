@@ -13,6 +13,7 @@ from itertools import repeat
 from typing import Any
 
 import resilient as r
+
 from bench import subjects as s
 from bench.harness import Bar, Row, Table
 

@@ -8,9 +8,10 @@ import tracemalloc
 from opentelemetry import trace
 
 import resilient as r
+from resilient import telemetry
+
 from bench import subjects as s
 from bench.harness import Bar, Row, Table, added_sync
-from resilient import telemetry
 
 
 def no_sdk() -> Table:

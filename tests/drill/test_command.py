@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from resilient.drill import files
+
 from tests.drill.command import invoke
 
 SERVICE = """

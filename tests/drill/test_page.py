@@ -34,7 +34,7 @@ def drilled(runs: int = 1) -> Report:
         )
 
     names = [f"run <{number}>" for number in range(runs)]
-    return run(Study("page <script>", {name: one for name in names}, title="a & b"))
+    return run(Study("page <script>", dict.fromkeys(names, one), title="a & b"))
 
 
 @pytest.fixture(scope="module")

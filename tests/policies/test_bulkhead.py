@@ -877,7 +877,7 @@ def test_a_call_that_fails_gives_its_permit_back(run: Any, error: type[BaseExcep
         raise ValueError
 
     async def main() -> None:
-        with pytest.raises(ValueError):  # noqa: PT011
+        with pytest.raises(ValueError):
             await afail()
 
     with pytest.raises(error):

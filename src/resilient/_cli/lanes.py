@@ -75,7 +75,7 @@ def pipeline(name: str) -> Pipeline[Any, Any]:
         CircuitBreaker(
             on=(httpx.TransportError, BadAnswer),
             window_calls=20,
-            open_for=exponential(0.25, maximum=1, jitter="equal"),
+            open_for=exponential(0.1, maximum=0.3, jitter="equal"),
         ),
         Bulkhead(100),
         Timeout(0.4, sync="deadline"),
