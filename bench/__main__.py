@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from rich.console import Console
 from rich.table import Table as Rich
 
-from bench import failover, failures, outage, success, together, watching
+from bench import drills, failover, failures, outage, success, together, watching
 from bench.harness import Table
 
 
@@ -23,6 +23,7 @@ def _sections() -> dict[str, Callable[[], Table | list[Table]]]:
         "flight": together.in_flight,
         "telemetry": watching.no_sdk,
         "memory": watching.memory,
+        "drill": drills.ten_minutes,
         "hedge": failover.hedge,
         "pools": failover.pools,
         "balances": failover.balances,

@@ -133,6 +133,9 @@ class Bulkhead(Policy[Never, Never]):
                     try:
                         permits.free.append(permit)
                     finally:
+                        # An error's traceback holds this frame: not the permit too, which could
+                        # then not be collected when an interrupt loses it later.
+                        permit = None
                         if permits.waiting or not GIL:
                             permits.settle()
 
@@ -159,6 +162,7 @@ class Bulkhead(Policy[Never, Never]):
                     try:
                         permits.free.append(permit)
                     finally:
+                        permit = None
                         if permits.waiting or not GIL:
                             permits.settle()
 

@@ -143,12 +143,16 @@ class Timeout(Policy[Never, Never]):
     def _in_place(self, inner: SyncCall[Any]) -> SyncCall[Any]:
         def timeout(args: Any, kwargs: Any, call: Call) -> Any:
             record = self._record(clock.now(), Deadline)
-            current.set(record)
+            # An interrupt may come right after the set, or on the way to `_left`: a record that
+            # stays in force would end every later call of this thread when its time is up.
             try:
+                current.set(record)
                 result = inner(args, kwargs, call)
             except BaseException as error:
+                record.ended = True
                 self._left(record, call, error)
                 raise
+            record.ended = True
             self._left(record, call, None)
             return result
 
@@ -312,9 +316,13 @@ class TimeoutGuard:
             )
         self._use()
         if not modes.passthrough:
-            self._record = self._policy._record(clock.now(), Deadline)
+            record = self._record = self._policy._record(clock.now(), Deadline)
             self._call.entered = True
-            current.set(self._record)
+            try:
+                current.set(record)
+            except BaseException:  # an interrupt, after the set
+                record.ended = True
+                raise
         return self
 
     def __exit__(

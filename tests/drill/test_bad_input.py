@@ -165,12 +165,20 @@ def test_faults_must_be_tables(tmp_path: Path) -> None:
         ("json:policy", "policy: there is no policy 'policy'"),
         ("json:tool.nothing", "policy: there is no policy"),
         ("json:decoder", "policy: must name a policy"),
+        ("os:getcwd", "policy: must name a policy"),
+        (".relative:policy", "policy: there is no module '.relative'"),
+        ("no_such_package.module:policy", "policy: there is no module 'no_such_package.module'"),
     ],
 )
 def test_a_policy_that_does_not_exist(given: str, message: str, tmp_path: Path) -> None:
     text = GOOD.partition("[[policy]]")[0]
     path = write(tmp_path, f'policy = "{given}"\n{text}')
     assert refused(path).startswith(f"{path}: {message}")
+
+
+def test_a_list_of_no_policies(tmp_path: Path) -> None:
+    path = write(tmp_path, f"policy = []\n{GOOD.partition('[[policy]]')[0]}")
+    assert refused(path).startswith(f"{path}: policy: must be")
 
 
 def test_what_is_not_toml_is_told_with_its_line(tmp_path: Path) -> None:
@@ -193,6 +201,16 @@ def test_python_that_is_none_is_told_with_its_line(tmp_path: Path) -> None:
     null = tmp_path / "null.py"
     null.write_bytes(b"\0")
     assert "this is not Python" in refused(null)
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path, GOOD)
+
+    def fails(*_: object, **__: object) -> str:
+        raise PermissionError("not yours")
+
+    monkeypatch.setattr(Path, "read_text", fails)
+    assert refused(path) == f"{path}: not yours"
 
 
 @pytest.mark.parametrize(
@@ -304,11 +322,13 @@ def test_a_crash_in_user_code_shows_that_codes_traceback(text: str, tmp_path: Pa
 
 
 def test_a_module_named_in_toml_that_crashes_shows_its_traceback(tmp_path: Path) -> None:
-    write(tmp_path, "import nothing_of_the_kind", "crashing_service.py")
-    path = write(tmp_path, f'policy = "crashing_service:policy"\n{GOOD.partition("[[policy]]")[0]}')
+    (tmp_path / "crashing_service").mkdir()
+    write(tmp_path, "import nothing_of_the_kind", "crashing_service/__init__.py")
+    rest = GOOD.partition("[[policy]]")[0]
+    path = write(tmp_path, f'policy = "crashing_service.deeper:policy"\n{rest}')
     result = invoke(str(path))
     assert result.exit_code == 2
-    assert "crashing_service.py" in result.stderr
+    assert "crashing_service" in result.stderr
     assert "nothing_of_the_kind" in result.stderr.splitlines()[-1]
 
 
@@ -359,3 +379,4 @@ def test_without_timers_nothing_is_watched(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(watchdog, "_can_watch", lambda: False)
     with watchdog.watched(0.01) as look:
         look()
+    assert watchdog._place(None) == "no frame"

@@ -1,14 +1,19 @@
 """`python -m resilient drill`, as a CI job runs it."""
 
+import io
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+from rich.console import Console
 
-from resilient.drill import files
+from resilient import Timeout
+from resilient._cli.tables import print_report
+from resilient.drill import Backend, Published, Scenario, Study, files, run
 
 from tests.drill.command import invoke
 
@@ -78,6 +83,20 @@ delay = { quantile = 0.95, initial = 0.1 }
 kind = "active_active"
 members = ["a", { name = "b", weight = 2 }]
 health_check = { interval = 1 }
+[[policy]]
+kind = "timeout"
+seconds = 0.5
+""",
+    "plain": """
+[[policy]]
+kind = "retry"
+budget = false
+backoff = [0.1, 0.2]
+[[policy]]
+kind = "hedge"
+delay = 0.2
+[[policy]]
+kind = "active_passive"
 [[policy]]
 kind = "timeout"
 seconds = 0.5
@@ -247,3 +266,56 @@ def test_a_scenario_that_is_a_function_and_reads_files(tmp_path: Path) -> None:
     assert "FileNotFoundError" in result.stderr
     write(tmp_path, "rate", "5")
     assert invoke(path).exit_code == 0
+
+
+def test_a_terminal_gets_a_progress_bar_and_colours(
+    service: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    path = write(service, "drill.toml", DRILL.format(policy="payments", availability=0.9))
+    result = invoke(path)
+    assert result.exit_code == 0
+    assert "\x1b[" in result.stdout
+    assert "\x1b[" in result.stderr
+
+
+def test_only_a_scenarios_own_modules_are_forgotten(tmp_path: Path) -> None:
+    def module(name: str, file: str | None) -> ModuleType:
+        found = ModuleType(name)
+        found.__file__ = file
+        return found
+
+    own = module("mine", str(tmp_path / "mine.py"))
+    installed = module("theirs", str(tmp_path / "site-packages" / "theirs.py"))
+    ours = module("resilient.drill", str(tmp_path / "resilient.py"))
+    given = [own, installed, ours, module("built_in", None), module("far", "/far/away.py")]
+    assert [files._is_from(one, (tmp_path,)) for one in given] == [True, *[False] * 4]
+
+
+def test_a_study_in_a_file_with_figures_of_its_own(tmp_path: Path) -> None:
+    text = (
+        "from resilient import Timeout\nfrom resilient.drill import *\n"
+        "def one():\n    return Scenario(load=5, seconds=5, backends=[Backend('a')],\n"
+        "        policy=Timeout(1))\n"
+        "def scenario():\n    import stringprep\n"
+        "    return Study('mine', {'first': one, 'second': one}, source='a book',\n"
+        "        published=[Published('first', 'p99', 0.01)])\n"
+    )
+    page = tmp_path / "mine.html"
+    result = invoke(write(tmp_path, "mine.py", text), "--html", str(page))
+    assert result.exit_code == 0
+    assert "Published: a book" in result.stdout
+    assert "a book" in page.read_text(encoding="utf-8")
+
+
+def test_what_was_published_of_a_run_that_was_never_begun_is_left_out() -> None:
+    def one() -> Scenario:
+        return Scenario(load=5, seconds=5, backends=[Backend("a")], policy=Timeout(1))
+
+    study = Study("s", {"a": one, "b": one}, published=[Published("b", "p99", 1.0, "a second")])
+    report = run(study)
+    del report.runs["b"]
+    out = io.StringIO()
+    print_report(Console(file=out), report)
+    assert "a second" not in out.getvalue()
+    assert report.as_dict()["published"] == []

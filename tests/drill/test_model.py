@@ -13,6 +13,7 @@ import pytest
 from resilient.drill import (
     Backend,
     Errors,
+    Fault,
     Flapping,
     Latency,
     Load,
@@ -355,6 +356,11 @@ def test_a_lost_region_takes_its_backends_along() -> None:
     assert backends["eu-1"]._silent == 1
     with pytest.raises(ScenarioError, match="no backend in the region"):
         RegionLoss("mars", at=1, seconds=1).resolve(backends)
+
+
+def test_a_fault_of_ones_own_says_what_it_does() -> None:
+    with pytest.raises(NotImplementedError):
+        Fault("api", at=0, seconds=1).set(Backend("api"), True)
 
 
 # Figures.

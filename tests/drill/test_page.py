@@ -12,12 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from resilient import Timeout
 from resilient.drill import Backend, Outage, Report, Scenario, Study, run
 from resilient.drill.html import page
 from resilient.drill.plots import Bars, Lines, nice, spell, standalone
 from resilient.failover import ActivePassive
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
 VOID = {"meta"}
 
 
@@ -69,7 +71,7 @@ def test_the_page_is_whole_and_needs_nothing_else(report: Report) -> None:
     assert checked.open == []
     assert {"svg", "table", "details"} <= checked.seen
     assert "script" not in checked.seen
-    assert not re.search(r'(?:src|href)=|@import|url\(', text)
+    assert not re.search(r"(?:src|href)=|@import|url\(", text)
     assert "prefers-color-scheme: dark" in text
     assert "page &lt;script&gt;" in text
 
@@ -86,6 +88,14 @@ def test_the_page_says_what_the_json_says(report: Report) -> None:
 
 def test_one_run_has_no_plot_of_all() -> None:
     assert "Side by side" not in page(drilled().as_dict())
+
+
+def test_a_run_in_which_nothing_happened() -> None:
+    quiet = Scenario(load=5, seconds=5, backends=[Backend("a")], policy=Timeout(1))
+    text = page(run(quiet).as_dict())
+    assert "Objectives" not in text
+    assert "<details>" not in text
+    assert "failover_time" not in text
 
 
 def test_runs_of_different_lengths_are_not_drawn_over_each_other(report: Report) -> None:

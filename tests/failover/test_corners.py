@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import threading
+import asyncio
 
 import anyio
 import pytest
 
 from resilient import Pipeline, RetryBudget, Timeout
-from resilient.errors import CallTimeoutError
-from resilient.failover import ActiveActive, ActivePassive, HealthCheck, Member
+from resilient._runtime import waits
+from resilient.errors import CallTimeoutError, PoolExhaustedError
+from resilient.failover import ActiveActive, ActivePassive, HealthCheck, Member, NPlusOne
 from resilient.failover.standby import Flight, Standby, _run
 from resilient.failover.way import PAST
 
@@ -52,20 +53,18 @@ def test_an_empty_budget_ends_a_call_at_its_first_member(mode, clock):
 
 def test_a_listener_may_stop_the_checks_that_it_hears(clock):
     """It runs in the thread that it stops, which cannot wait for itself."""
-    hang, stopped = threading.Event(), threading.Event()
-    db = pool_of("a", health_check=HealthCheck(lambda target: hang.wait(), fall=1))
+    heard = []
+    db = pool_of("a", health_check=HealthCheck(lambda target: waits.sleep(50), fall=1))
     db.start()
 
     def listener(event):
         db.stop()
-        stopped.set()
+        heard.append(event.new)
 
     unsubscribe = db.subscribe(listener)
-    pass_time(10)
+    pass_time(100)
     unsubscribe()
-    hang.set()
-    assert stopped.is_set()
-    assert states(db) == {"a": "down"}
+    assert heard == ["down"]
 
 
 @pytest.mark.parametrize("mode", ["asyncio", "trio"], indirect=True)
@@ -172,9 +171,62 @@ def test_a_deadline_ends_the_wait_for_a_cold_standby(mode, clock):
     async def start():
         await anyio.sleep(30)
 
-    db = ActivePassive(
-        "db", [Member("a", "a", start=start)], on=ConnectionError, breaker=quick
-    )
+    db = ActivePassive("db", [Member("a", "a", start=start)], on=ConnectionError, breaker=quick)
     call = mode.function(Pipeline(Timeout(2), db), Backends())
     with pytest.raises(CallTimeoutError):
         mode.call(call)
+
+
+def test_a_deadline_of_the_plain_kind_ends_that_wait_too(clock):
+    """It cancels nothing: the pool asks it how long to wait."""
+
+    async def start():
+        await anyio.sleep(30)
+
+    async def answer(target):
+        return target
+
+    db = ActivePassive("db", [Member("a", "a", start=start)], on=ConnectionError, breaker=quick)
+
+    async def main():
+        with Timeout(2, sync="deadline").guard():
+            await db.acall(answer)
+
+    before = clock.now()
+    with pytest.raises(PoolExhaustedError):
+        asyncio.run(main())
+    assert clock.now() - before == 2
+
+
+def test_a_function_without_a_signature_gets_its_target_all_the_same():
+    """Some written in C say nothing of their parameters."""
+    db = pool_of("a")
+    assert db(max)("b") == "b"
+    assert Pipeline(db)(max)("b") == "b"
+
+
+def test_what_is_settled_twice_counts_once():
+    """A stream is settled at its end, and its block may say so again."""
+    db = pool_of("a")
+    lease = db.lease()
+    with lease:
+        journey = lease._journey
+        journey.settle()
+        journey.settle()
+        journey.keep()
+    assert db.snapshot().members[0].in_flight == 0
+
+
+def test_a_call_that_nobody_can_cover_is_spread_over_nobody():
+    """When all are down there is nobody left."""
+    backends = Backends()
+    backends.down = {"a", "b", "s"}
+    pool = NPlusOne(
+        "n", {"a": "a", "b": "b"}, {"s": "s"}, on=ConnectionError, breaker=quick,
+        key=lambda key: key, when_exhausted="spread",
+    )  # fmt: skip
+    for key in "a", "b", "a", "b":
+        with pytest.raises((ConnectionError, PoolExhaustedError)):
+            pool.call(lambda target, key: backends(target), key)
+    with pytest.raises(PoolExhaustedError):
+        pool.call(lambda target, key: backends(target), "a")

@@ -3,28 +3,47 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import deque
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import trio
 
 from resilient import (
+    Bulkhead,
+    CallTimeoutError,
     CircuitBreaker,
     CircuitOpenError,
+    CircuitState,
     Fallback,
+    Hedge,
     PerKey,
     Pipeline,
+    Quantile,
     Retry,
+    RetryBudget,
     Timeout,
+    WorkersExhaustedError,
     _observe,
     testing,
 )
 from resilient._call import Call, Site
+from resilient._core import deadline
 from resilient._policy import Policy
-from resilient._runtime import timed_tasks, timers, workers
+from resilient._runtime import (
+    hedge_asyncio,
+    hedge_contest,
+    hedge_threads,
+    timed_tasks,
+    timers,
+    waits,
+    workers,
+)
 from resilient._runtime.loops import AsyncioLoop
-from resilient.events import CircuitStateChanged
+from resilient.events import CallRejected, CircuitStateChanged
 from resilient.timeout import _Steps
 
 
@@ -255,3 +274,237 @@ class TestWorkers:
         pool._shop.idle = Taken()  # type: ignore[assignment]
         pool.__del__()
         assert pool._shop.closed
+
+
+def test_the_end_of_the_time_in_a_queue_says_nothing_of_the_backend(clock: Any) -> None:
+    """The call never got there, whichever deadline it was that passed."""
+    breaker, bulkhead = CircuitBreaker(consecutive_failures=1), Bulkhead(1, max_queue=1)
+    inner = Pipeline(breaker, Timeout(9, sync="thread"), bulkhead)
+    whole = Timeout(1, sync="deadline")(lambda: inner.call(fail))
+    with bulkhead.guard(), pytest.raises(CallTimeoutError):
+        whole()
+    assert breaker.state is CircuitState.CLOSED
+    assert breaker.snapshot().failures == 0
+
+
+def test_an_interrupt_that_comes_with_the_answer_leaves_nothing_behind() -> None:
+    """The worker has ended: there is nothing to wait for."""
+
+    class Ended:
+        def wait(self, seconds: float) -> bool:
+            raise KeyboardInterrupt
+
+        def abandon(self) -> bool:
+            return False
+
+    call = Call()
+    limit: Any = SimpleNamespace(at=0.0)
+    with pytest.raises(KeyboardInterrupt):
+        Timeout(1, sync="thread")._wait(Ended(), limit, call)  # type: ignore[arg-type]
+    assert not call.abandoned
+
+
+class TestHedges:
+    @pytest.mark.parametrize("delay", [60, Quantile(0.9, initial=60)])
+    def test_trio_as_a_guest_of_asyncio_is_trio(self, delay: Any) -> None:
+        """The host's loop is running, but no task of it is."""
+
+        async def answer() -> str:
+            await trio.sleep(0)
+            return "from trio"
+
+        async def host() -> Any:
+            loop, done = asyncio.get_running_loop(), asyncio.Event()
+            outcomes: list[Any] = []
+            trio.lowlevel.start_guest_run(
+                lambda: Hedge(delay).acall(answer),
+                run_sync_soon_threadsafe=loop.call_soon_threadsafe,
+                done_callback=lambda outcome: (outcomes.append(outcome), done.set()),
+            )
+            await done.wait()
+            return outcomes[0].unwrap()
+
+        assert asyncio.run(host()) == "from trio"
+
+    def test_a_call_that_ended_as_its_delay_passed_is_left_alone(self) -> None:
+        """The timer and the answer may come in the same turn of the loop."""
+
+        async def main() -> None:
+            timer: Any = hedge_asyncio.Timer.__new__(hedge_asyncio.Timer)
+            timer.waiting, timer.contests = {}, {}
+            timer.late(Call())
+            assert not timer.contests
+
+        asyncio.run(main())
+
+    def test_without_a_gil_a_budget_is_filled_by_its_own_method(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Which takes a lock."""
+        monkeypatch.setattr(hedge_asyncio, "GIL", False)
+        budget = RetryBudget(ratio=0.5, capacity=2)
+        while budget.withdraw():
+            pass
+
+        async def answer() -> int:
+            return 1
+
+        assert asyncio.run(Hedge(60, budget=budget).acall(answer)) == 1
+        assert budget.tokens == 0.5
+
+    def test_an_interrupt_in_a_hedge_is_the_event_loops_too(self) -> None:
+        """It ends the program, as one in any task does."""
+        made: list[int] = []
+
+        async def answer() -> None:
+            made.append(1)
+            if len(made) == 2:
+                raise KeyboardInterrupt
+            await asyncio.sleep(60)
+
+        with testing.virtual_time(), pytest.raises(KeyboardInterrupt):
+            asyncio.run(Hedge(1).acall(answer))
+        assert len(made) == 2
+
+    def test_a_hedge_that_finds_no_worker_may_be_followed_by_another(self, clock: Any) -> None:
+        """If that is among the failures that launch the next one."""
+        policy = Hedge(1, sync="thread", max_hedges=2, on=WorkersExhaustedError, budget=None)
+        policy._workers = workers.Workers(1)
+        with testing.record_events() as events:
+            assert policy.call(lambda: waits.sleep(5) or "first") == "first"
+        assert [type(event) for event in events].count(CallRejected) == 2
+
+    def test_two_answers_at_once_ring_once(self) -> None:
+        """The caller has not heard of the first one yet."""
+        contest: Any = hedge_threads.ThreadContest.__new__(hedge_threads.ThreadContest)
+        contest._bell = threading.Lock()
+        contest._ring()
+        assert not contest._bell.locked()
+
+    @pytest.mark.parametrize("mode", ["asyncio", "trio"], indirect=True)
+    def test_what_both_attempts_return_is_not_closed(self, mode: Any, clock: Any) -> None:
+        """The caller gets it."""
+        shared, made = Resource(), []
+
+        def fetch() -> Any:
+            made.append(1)
+            if len(made) == 1:
+                with suppress(BaseException):  # a function that ignores its cancellation
+                    yield 9
+            else:
+                yield 0.5
+            return shared
+
+        assert mode.call(mode.function(Hedge(1), fetch)) is shared
+        assert not shared.closed
+
+    def test_a_caller_that_is_cancelled_while_a_late_result_is_closed(self, clock: Any) -> None:
+        """It gets its cancellation when the rest is done."""
+        made = []
+
+        class Slow:
+            async def aclose(self) -> None:
+                await asyncio.sleep(9)
+
+        async def fetch() -> Slow:
+            made.append(1)
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(9 if len(made) == 1 else 0.5)
+            return Slow()
+
+        async def main() -> None:
+            task = asyncio.create_task(Hedge(1)(fetch)())
+            await asyncio.sleep(3)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+        asyncio.run(main())
+        assert len(made) == 2
+
+    def test_a_hedge_that_ends_within_its_start_is_not_waited_for(self, clock: Any) -> None:
+        """An eager task may be over when it is made."""
+        made = []
+
+        async def fetch() -> str:
+            made.append(1)
+            if len(made) == 1:
+                await asyncio.sleep(9)
+            return "hedge"
+
+        def eager(loop: Any, coroutine: Any, **kwargs: Any) -> Any:
+            done = loop.create_future()
+            try:
+                coroutine.send(None)
+            except StopIteration as stop:
+                done.set_result(stop.value)
+            return done
+
+        async def main() -> str:
+            asyncio.get_running_loop().set_task_factory(eager)
+            return await Hedge(1)(fetch)()
+
+        assert asyncio.run(main()) == "hedge"
+
+    def test_a_hedge_that_the_race_has_dropped_ends_quietly(self) -> None:
+        """Cancelled before its first step, when everything was over."""
+        contest: Any = hedge_contest.Contest.__new__(hedge_contest.Contest)
+        contest._arms, contest._gate = {1: None}, None
+        contest.race = SimpleNamespace(flying={})
+        contest._left(1, SimpleNamespace(cancelled=lambda: True))
+        assert not contest._arms
+
+    def test_what_has_come_when_the_caller_leaves_is_closed(self) -> None:
+        """Ctrl-C may come between an answer and its reading."""
+        contest: Any = hedge_threads.ThreadContest.__new__(hedge_threads.ThreadContest)
+        unread = Resource()
+        contest._lock, contest._arms = threading.Lock(), {}
+        contest._news = deque([(1, unread, None), (2, None, OSError())])
+        contest.race = SimpleNamespace(flying={}, end=lambda: None)
+        contest._leave()
+        assert unread.closed
+
+
+class Resource:
+    """Something to be closed."""
+
+    closed = False
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_a_deadline_that_the_step_has_replaced_is_not_put_back() -> None:
+    """What is in force after a step is not this timeout's any more."""
+
+    async def main() -> None:
+        steps = timed_tasks.Steps(Timeout(60), Call())
+        async with steps:
+            steps.begin_step()
+            deadline.current.set(None)
+            steps.end_step(None)
+            assert deadline.current.get() is None
+
+    asyncio.run(main())
+
+
+def test_a_policy_may_return_any_awaitable() -> None:
+    """Only a coroutine has a name to be called by."""
+
+    class Plainly(Policy[Any, Any]):
+        kind = "plainly"
+
+        def awrap(self, inner: Any) -> Any:
+            async def run(args: Any, kwargs: Any, call: Call) -> Any:
+                return await inner(args, kwargs, call)
+
+            return lambda *given: asyncio.ensure_future(run(*given))
+
+    async def answer() -> int:
+        return 1
+
+    async def main() -> int:
+        with testing.record_events():
+            return await Plainly()(answer)()
+
+    assert asyncio.run(main()) == 1

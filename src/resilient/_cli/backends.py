@@ -16,7 +16,7 @@ class _Backend(Listener):
 
 
 class _Answers(Handler):
-    server: _Backend
+    server: _Backend  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def do_GET(self) -> None:  # noqa: N802 - the base's name
         """Say the server's name, after its delay."""

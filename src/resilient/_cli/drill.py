@@ -128,7 +128,8 @@ class _bar:  # noqa: N801 - used as a function
 
 def _print_crash(error: BaseException) -> None:
     """Print the traceback of the user's code, from where it begins."""
-    shown = traceback.TracebackException(type(error), error, _from_user(error))
+    trace = _from_user(error) or error.__traceback__
+    shown = traceback.TracebackException(type(error), error, trace)
     if error.__context__ is not None and _from_user(error.__context__) is None:
         # What it was handling came from a backend that does not exist.
         shown.__context__ = None
@@ -145,6 +146,4 @@ def _from_user(error: BaseException) -> TracebackType | None:
 
 def _is_ours(trace: TracebackType) -> bool:
     name = trace.tb_frame.f_globals.get("__name__", "")
-    if name.startswith("resilient.drill.scenarios"):
-        return False
     return name.partition(".")[0] in ("resilient", "asyncio", "importlib", "runpy")

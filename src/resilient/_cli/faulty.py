@@ -97,7 +97,7 @@ class _Server(Listener):
 
 
 class _Answers(Handler):
-    server: _Server
+    server: _Server  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def do_GET(self) -> None:  # noqa: N802 - the base's name
         """Answer, or do not."""

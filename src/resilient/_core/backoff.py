@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 from resilient._core import chance, durations
 from resilient._core.durations import Duration, seconds
@@ -182,5 +182,5 @@ def check(backoff: object, name: str = "backoff") -> Iterable[float]:
 def waits(backoff: Iterable[Duration]) -> Iterator[float]:
     """Iterate the waits in seconds; a wait out of range is an error at the time it comes."""
     if isinstance(backoff, (Backoff, tuple)):
-        return iter(backoff)
+        return iter(cast(Iterable[float], backoff))
     return (seconds(wait, "each wait of the backoff", zero=True) for wait in backoff)

@@ -32,7 +32,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from resilient._core import chance
 from resilient._core.backoff import Backoff, waits
@@ -169,25 +169,30 @@ class Probe:
 
     def success_at(self, now: float) -> None:
         """The backend answered: a step towards closing."""
-        if self._settle():
-            self._circuit.probe_succeeded(self._period, self._serial)
+        self._settle(self._circuit.probe_succeeded)
 
     def neutral(self) -> None:
         """The call said nothing of the backend: its place is free again."""
-        if self._settle():
-            self._circuit.probe_returned(self._period, self._serial)
+        self._settle(self._circuit.probe_returned)
 
     def bad(self, now: float, failed: bool, slow: bool, why: str) -> None:
         """The call failed or was slow: the circuit opens again."""
-        if self._settle():
-            self._circuit.probe_failed(self._period, self._serial, now, why)
+        self._settle(self._circuit.probe_failed, now, why)
 
-    def _settle(self) -> bool:
-        settled, self._settled = self._settled, True
-        return not settled
+    def _settle(self, verdict: Callable[..., None], *more: Any) -> None:
+        if self._settled:
+            return
+        self._settled = True
+        try:
+            verdict(self._period, self._serial, *more)
+        except BaseException:
+            # Ctrl-C: whatever has not been done by then never will be.
+            self._period.lost.append(self._serial)
+            raise
 
     def __del__(self) -> None:
-        if not self._settled:
+        # An interrupt may have left it half made, and then it holds no place yet.
+        if not getattr(self, "_settled", True):
             self._period.lost.append(self._serial)
 
 
@@ -292,8 +297,10 @@ class Circuit:
     def probe_succeeded(self, period: HalfOpen, serial: int) -> None:
         """A probe of `period` went well."""
         with self._lock:
-            if self.period is not period or period.started.pop(serial, None) is None:
+            if self.period is not period or serial not in period.started:
                 return
+            # No call in between, so no interrupt either; `_settled` closes if one comes now.
+            del period.started[serial]
             period.succeeded += 1
             if period.succeeded >= self.rules.half_open_calls:
                 self._close()
@@ -301,13 +308,12 @@ class Circuit:
     def probe_returned(self, period: HalfOpen, serial: int) -> None:
         """A probe of `period` ended without saying anything: another may take its place."""
         with self._lock:
-            if period.started.pop(serial, None) is not None:
-                period.places += 1
+            self._give_back(period, serial)
 
     def probe_failed(self, period: HalfOpen, serial: int, now: float, why: str) -> None:
         """A probe of `period` failed."""
         with self._lock:
-            if self.period is period and period.started.pop(serial, None) is not None:
+            if self.period is period and serial in period.started:
                 self._open(now, why)
 
     def after_fork(self) -> None:
@@ -327,8 +333,11 @@ class Circuit:
         if not isinstance(period, HalfOpen):
             return period
         while period.lost:
-            if period.started.pop(period.lost.popleft(), None) is not None:
-                period.places += 1
+            self._give_back(period, period.lost[0])
+            period.lost.popleft()
+        if period.succeeded >= self.rules.half_open_calls:
+            self._close()
+            return self.period
         oldest = min(period.started.values(), default=now)
         hung = oldest + self.rules.half_open_timeout
         if period.started and hung <= now:
@@ -337,11 +346,19 @@ class Circuit:
             return self._open(hung, f"a probe that hung for more than {limit:g} s")
         return period
 
+    def _give_back(self, period: HalfOpen, serial: int) -> None:
+        # No call in between, so no interrupt either.
+        if serial in period.started:
+            del period.started[serial]
+            period.places += 1
+
     def _probe(self, period: HalfOpen, now: float) -> Probe:
-        period.places -= 1
         serial = next(self._serials)
+        probe = Probe(self, period, serial)
+        # No call from here on, so no interrupt either.
         period.started[serial] = now
-        return Probe(self, period, serial)
+        period.places -= 1
+        return probe
 
     def _refusal(self, period: Open | HalfOpen | Isolated, now: float) -> Refusal:
         if isinstance(period, Open):
@@ -379,7 +396,7 @@ def _open_waits(open_for: float | Iterable[float]) -> Iterator[float]:
         pairs = zip(open_for, open_for.plain(), strict=True)
         yield from (max(wait, plain / 2) for wait, plain in pairs)
     last = 0.0
-    for last in waits(open_for):
+    for last in waits(open_for):  # pyright: ignore[reportArgumentType]
         yield last
     while True:
         yield last

@@ -46,6 +46,9 @@ class Permit(weakref.ref["Permits"]):
 
     It is itself the weak reference to where it belongs: made in one step, so that no
     interrupt finds one half made, and not keeping a bulkhead alive.
+
+    In a cycle of garbage the collector clears the reference before it finalizes anything, so
+    that the permit of a task collected there comes back once, from the task's own cleanup.
     """
 
     __slots__ = ()

@@ -49,10 +49,10 @@ def _paths(value: Iterable[str], name: str) -> frozenset[str]:
     return frozenset(found)
 
 
-def is_failure(value: object) -> Callable[[int], bool] | None:
+def is_failure(value: Any) -> Callable[[int], bool] | None:
     """Check the predicate that says which statuses are failures; `None` for 500 and above."""
     if value is None or callable(value):
-        return value
+        return value  # type: ignore[no-any-return]
     raise TypeError(f"failure must be a predicate (status) -> bool, not {value!r}")
 
 

@@ -123,7 +123,8 @@ class Serving:
                 "a fallback around an ASGI application must send the answer, or return an "
                 f"ASGI application such as a response, not {type(answer).__name__}"
             )
-        await answer(scope, exchange.receive, exchange.send)
+        application: Any = answer
+        await application(scope, exchange.receive, exchange.send)
 
     async def _refuse(self, error: ResilienceError, scope: Scope, send: Send) -> None:
         """Answer a request that is not served, or not in time."""

@@ -51,9 +51,10 @@ def _started(found: Any, args: Args, call: Call) -> Started:
 
 def _stand_in(answer: Any, args: Args, request: Request) -> Any:
     """What a fallback has returned: a WSGI application, or the chunks of an answer."""
+    application: Any = answer
     if callable(answer):
         request.run = Run(request)
-        request.run.begin(answer, args[0])
+        request.run.begin(application, args[0])
     elif hasattr(answer, "__iter__") and not isinstance(answer, (str, bytes)):
         request.run.answer(answer)
     else:

@@ -18,9 +18,11 @@ class Loop(Protocol):
 
     def soon(self, fn: Callable[[], object]) -> bool:
         """Call `fn` there before long, from any thread; false if the loop has ended."""
+        ...
 
     def spawn(self, work: Work) -> bool:
         """Run `work()` there as a task of its own; it must not raise an `Exception`."""
+        ...
 
     async def wait(self, event: anyio.Event, seconds: float | None) -> None:
         """Wait here until `event` is set, or for so many seconds; it may be set then."""
@@ -64,8 +66,9 @@ class AsyncioLoop:
             timer.cancel()
 
     async def within(self, seconds: float, work: Work) -> None:
+        limit = asyncio.timeout(seconds)
         try:
-            async with asyncio.timeout(seconds) as limit:
+            async with limit:
                 await work()
         except TimeoutError:
             if not limit.expired():

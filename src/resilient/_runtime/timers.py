@@ -18,7 +18,7 @@ import contextvars
 import math
 import threading
 import weakref
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from resilient._core import clock
 from resilient._core.deadline import Deadline
@@ -53,7 +53,11 @@ class TaskDeadline(Deadline):
     after: Any
 
     # Whoever makes one sets every attribute: this saves a Python call for each timed call.
-    __init__ = object.__init__
+    if TYPE_CHECKING:
+
+        def __init__(self) -> None: ...
+    else:
+        __init__ = object.__init__
 
     def due(self) -> None:
         self.expired = True

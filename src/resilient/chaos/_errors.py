@@ -25,7 +25,9 @@ def maker(error: Error) -> Callable[[], Exception]:
                 f"{cls.__name__} cannot be injected: name an Exception, not what stops a "
                 "program or a task"
             )
-        return _by_class(cls) if isinstance(error, type) else _by_copy(error)
+        if isinstance(error, type):
+            return _by_class(cls)
+        return _by_copy(error)  # pyright: ignore[reportArgumentType]
     if not callable(error) or is_coroutine_function(error):
         raise TypeError(
             f"error must be an exception, its class, or a plain function that makes one, not "

@@ -124,7 +124,8 @@ class Injector(Policy[Never, Extra_co], ABC):
 
     async def _aopened(self, inner: AsyncStream, args: Any, kwargs: Any, call: Call) -> Started:
         result = await self._ainjected(args, kwargs, call)
-        return await astart(inner(args, kwargs, call) if result is _ON else _aitems(result))
+        items: Any = inner(args, kwargs, call) if result is _ON else _aitems(result)
+        return await astart(items)
 
     def _injected(self, args: Any, kwargs: Any, call: Call) -> Any:
         strike = self._strike(args, kwargs, call)

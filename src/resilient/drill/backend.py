@@ -103,6 +103,7 @@ class Backend:
         """Start afresh, for one run."""
         self._reset()
         self._recorder = recorder
+        self._expect = recorder.expect
         self._loop = asyncio.get_running_loop()
         self._source = Random(f"{seed}/{self.name}")
         self._row = recorder.row_of(self.name)
@@ -180,8 +181,7 @@ class Backend:
         if future.done():
             return
         error = self.error(f"{self.name} {why}")
-        if self._recorder is not None:
-            self._recorder.expect(type(error))
+        self._expect(type(error))
         future.set_exception(error)
 
     async def probe(self, *_: Any) -> None:

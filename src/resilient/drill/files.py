@@ -109,8 +109,6 @@ def _compiled(path: Path) -> CodeType:
     except SyntaxError as error:
         text = f"this is not Python: {error.msg}"
         raise ScenarioError("", text, file=str(path), line=error.lineno) from error
-    except ValueError as error:  # null bytes
-        raise ScenarioError("", f"this is not Python: {error}", file=str(path)) from error
 
 
 def _study(found: Any, path: Path) -> Study:

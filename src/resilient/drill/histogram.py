@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import accumulate
 from typing import Final
 
 # Below this many seconds all is one.
@@ -48,9 +49,7 @@ def step_of(seconds: float) -> int:
 def percentile(counts: dict[int, int], total: int, percent: float) -> float:
     """The duration that `percent` of `total` counted ones do not exceed."""
     wanted = max(1, math.ceil(total * percent / 100 - 1e-9))
-    seen = 0
-    for step in sorted(counts):
-        seen += counts[step]
-        if seen >= wanted:
-            break
+    steps = sorted(counts)
+    sums = accumulate(counts[step] for step in steps)
+    step = next(step for step, seen in zip(steps, sums, strict=True) if seen >= wanted)
     return 0.0 if step == 0 else math.exp(_OFFSET + (step + 0.5) * _WIDTH)

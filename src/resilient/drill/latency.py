@@ -137,6 +137,7 @@ def _from_table(table: dict[str, Any]) -> Latency:
 
 def _mixture_of_tables(*, mixture: Sequence[Any]) -> Latency:
     parts = []
+    part: Any
     for index, part in enumerate(mixture if isinstance(mixture, list) else [mixture]):
         if not isinstance(part, dict) or set(part) != {"share", "latency"}:
             raise ScenarioError(f"mixture[{index}]", "must be a table { share, latency }")

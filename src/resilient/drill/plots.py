@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from typing import Final
@@ -244,9 +244,8 @@ def _legend(names: Iterable[str], x: float, y: float) -> Iterator[str]:
 
 
 def _bands(
-    bands: Sequence[tuple[float, float]], x_of: object, y: float, tall: float
+    bands: Sequence[tuple[float, float]], x_of: Callable[[float], float], y: float, tall: float
 ) -> Iterator[str]:
-    assert callable(x_of)
     for start, end in bands:
         x = x_of(start)
         yield (
@@ -255,8 +254,9 @@ def _bands(
         )
 
 
-def _time_axis(seconds: float, x_of: object, top: float, bottom: float) -> Iterator[str]:
-    assert callable(x_of)
+def _time_axis(
+    seconds: float, x_of: Callable[[float], float], top: float, bottom: float
+) -> Iterator[str]:
     step = nice(seconds / 8)
     for index in range(math.floor(seconds / step + 1e-9) + 1):
         x = x_of(index * step)

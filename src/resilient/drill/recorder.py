@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Iterable
 from typing import Any, Final
 
-from resilient.drill.histogram import Histogram
+from resilient.drill.histogram import Histogram, percentile
 from resilient.errors import CallTimeoutError, RejectedError, ResilienceError
 from resilient.events import (
     CallRejected,
@@ -56,7 +56,12 @@ class Recorder:
         self.served = _zeros()
         self.good = _zeros()
         self.bad = _zeros()
-        self.latencies: list[dict[int, int]] = [{} for _ in range(PIECES)]
+        self.p50: list[float | None] = [None] * PIECES
+        self.p99: list[float | None] = [None] * PIECES
+        # The latencies of the calls that have ended in this piece of time; when it is over,
+        # its percentiles are all that is kept.
+        self._latencies: dict[int, int] = {}
+        self._piece = 0
         self.requests: dict[str, array[int]] = {}
         self.latency = Histogram()
         self.successes = 0
@@ -101,9 +106,20 @@ class Recorder:
         self.served[piece] += 1
         end = self.bucket(now)
         self.good[end] += 1
-        latencies = self.latencies[end]
-        latencies[step] = latencies.get(step, 0) + 1
+        if end != self._piece:
+            self.close_piece()
+            self._piece = end
+        self._latencies[step] = self._latencies.get(step, 0) + 1
         self.last_end = now
+
+    def close_piece(self) -> None:
+        """No more calls end in this piece of time."""
+        counts = self._latencies
+        if counts:
+            total = sum(counts.values())
+            self.p50[self._piece] = percentile(counts, total, 50)
+            self.p99[self._piece] = percentile(counts, total, 99)
+            counts.clear()
 
     def failed(self, error: BaseException, now: float) -> None:
         """A call has ended with `error`."""

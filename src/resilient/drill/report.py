@@ -7,7 +7,6 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from resilient.drill.histogram import percentile
 from resilient.drill.objectives import Objective
 from resilient.drill.recorder import PIECES, Recorder
 from resilient.drill.scenario import Scenario, Study
@@ -282,9 +281,7 @@ def _series(recorder: Recorder) -> dict[str, list[float | None]]:
         "goodput": list(_rates(recorder.good, width)),
         "failures": list(_rates(recorder.bad, width)),
     }
-    for percent in (50, 99):
-        found[f"p{percent}"] = [
-            rounded(percentile(counts, sum(counts.values()), percent), 4) if counts else None
-            for counts in recorder.latencies
-        ]
+    recorder.close_piece()
+    for name, values in (("p50", recorder.p50), ("p99", recorder.p99)):
+        found[name] = [rounded(value, 4) for value in values]
     return found

@@ -14,7 +14,7 @@ from resilient._policy import Policy
 from resilient.drill import checks
 from resilient.drill.backend import Backend
 from resilient.drill.described import build, pipeline
-from resilient.drill.errors import ScenarioError, inside, unknown
+from resilient.drill.errors import ScenarioError, unknown
 from resilient.drill.faults import FAULTS, Fault
 from resilient.drill.load import Load
 from resilient.drill.scenario import Scenario
@@ -137,15 +137,18 @@ def named(text: str, key: str) -> Any:
 
 
 def _module(name: str, key: str) -> Any:
-    with inside(key):
-        try:
+    found = None
+    try:
+        if not name.startswith("."):
             found = importlib.util.find_spec(name)
-        except ModuleNotFoundError as error:
-            # A package on the way to it is not there; or its own code fails.
-            if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-                raise
-            found = None
-        if found is None:
-            raise ScenarioError("", f"there is no module {name!r}; the search begins in this "
-                                "directory and the scenario's")  # fmt: skip
+    except ModuleNotFoundError as error:
+        # A package on the way to it is not there; unless that one's own code fails.
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise
+    if found is None:
+        raise ScenarioError(
+            key,
+            f"there is no module {name!r}; it is looked for in the scenario's directory, "
+            "in this one, and where Python finds modules",
+        )
     return importlib.import_module(name)

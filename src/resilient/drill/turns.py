@@ -28,6 +28,9 @@ class Turns:
         self._world = careful._world
         self._real = careful._real
         self._threads = threading.active_count()
+        # What can wake it: its own pipe alone, unless user code opens a connection.
+        self._files = careful._real.get_map()
+        self._own_files = len(self._files)
         self._patience = patience
         self._idle = 0
         self._turns = 0
@@ -41,14 +44,12 @@ class Turns:
         self._turns += 1
         if timeout is not None and timeout <= 0:
             return self._stand()
-        if workers.running or threading.active_count() != self._threads:
+        if not self._alone():
             self._idle = 0
             return self._careful.select(timeout)
-        if self._turns % _LOOKS == 0 and (found := self._real.select(0)):
+        if (timeout is None or self._turns % _LOOKS == 0) and (found := self._real.select(0)):
             return found
         if timeout is None:
-            if found := self._real.select(0):
-                return found
             raise NeverEnds("", "everything waits for something that nothing will bring about")
         self._idle = 0
         self.jumps += 1
@@ -58,6 +59,14 @@ class Turns:
             raise NeverEnds("", "something goes on after the drill's end, also when cancelled")
         world._move_to(at)
         return ()
+
+    def _alone(self) -> bool:
+        """Whether nothing can happen but what the loop itself does."""
+        return (
+            not workers.running
+            and threading.active_count() == self._threads
+            and len(self._files) == self._own_files
+        )
 
     def _stand(self) -> Any:
         self._idle += 1

@@ -136,9 +136,11 @@ class Outage(Protocol):
 
     def holds(self) -> bool:
         """Whether it is down now."""
+        ...
 
     def strike(self, call: Call) -> Exception:
         """Return the error of a call that goes there."""
+        ...
 
 
 class Seat:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, TypeVar
 
@@ -161,9 +162,9 @@ class Pool(Roster[T]):
     def _idle(self) -> bool:
         return all(seat.is_idle() and seat.seen == HEALTHY for seat in self._seats.values())
 
+    @abstractmethod
     def snapshot(self) -> PoolSnapshot:
         """Return the members and their states, as plain values."""
-        return PoolSnapshot(self.name, self.kind, self._member_snapshots())
 
     def _member_snapshots(self) -> tuple[MemberSnapshot, ...]:
         now = clock.now()

@@ -40,7 +40,7 @@ Found = tuple[Seat, bool] | None
 Told = tuple[type[Event], dict[str, Any]]
 
 
-class Roster(Checking, Policy[T, Never]):
+class Roster(Checking, Policy[T, Never]):  # pyright: ignore[reportIncompatibleMethodOverride]
     """The members of a pool, and what becomes of them."""
 
     # Whether calls go by the members' latency, so that it is measured.

@@ -23,7 +23,7 @@ RATE, CAPACITY, STALL = 280, 300, 10
 
 
 def overload(budget: RetryBudget | None, attempts: int, *objectives: str) -> Scenario:
-    """Stall the server ten seconds after the start, and see whether it comes back."""
+    """Stall the server soon after the start, and see whether it comes back."""
     server = Backend("server", capacity=1, latency=1 / CAPACITY)
     retry = Retry(CallTimeoutError, attempts=attempts, backoff=constant(0), budget=budget)
     protected: Any = Pipeline(retry, Timeout(1), name="client")(server.request)
@@ -35,10 +35,10 @@ def overload(budget: RetryBudget | None, attempts: int, *objectives: str) -> Sce
 
     return Scenario(
         load=Load(RATE, arrivals="even"),
-        seconds=180,
+        seconds=165,
         drain=5,
         backends=[server],
-        faults=[Outage("server", at=10, seconds=STALL, how="stall")],
+        faults=[Outage("server", at=3, seconds=STALL, how="stall")],
         call=call,
         objectives=objectives,
     )

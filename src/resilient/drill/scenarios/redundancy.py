@@ -34,7 +34,7 @@ FAILURES = (ConnectionError, CallTimeoutError)
 
 def server(name: str, *, cold: bool = False) -> Backend:
     """Return one of the servers, which are all alike."""
-    return Backend(name, capacity=2, latency=exponential(0.02), cold=cold, start_time=0.5)
+    return Backend(name, capacity=1, latency=exponential(0.02), cold=cold, start_time=0.5)
 
 
 def check() -> HealthCheck[Backend]:
@@ -100,7 +100,7 @@ def _drill(
         await protected[pool_of(key).name](key)
 
     return Scenario(
-        load=Load(120, keys=300),
+        load=Load(60, keys=300),
         seconds=300,
         backends=servers,
         faults=[

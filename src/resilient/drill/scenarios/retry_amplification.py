@@ -60,9 +60,9 @@ def scenario() -> Study:
         "retry-amplification",
         {
             "no budget": tower(500, None),
-            "filled by starts": tower(30_000, lambda: FilledByStarts(capacity=20)),
+            "filled by starts": tower(15_000, lambda: FilledByStarts(capacity=10)),
             "the library's": tower(
-                30_000, lambda: RetryBudget(capacity=20), "amplification <= 1.01"
+                15_000, lambda: RetryBudget(capacity=10), "amplification <= 1.01"
             ),
         },
         title="three layers of three retries over a dead leaf",
