@@ -62,8 +62,10 @@ def install_wheel(session: nox.Session, *requirements: str) -> None:
 
 def run_pytest(session: nox.Session, *options: str) -> None:
     """Run the tests; one that hangs is a failure with a traceback, not a build that hangs."""
+    # Any order on a laptop; in CI always the same one, so that a failure can be repeated.
+    seed = ["-p", "randomly", "--randomly-seed=1"] if os.environ.get("CI") else []
     session.run(
-        "python", "-m", "pytest", "--timeout=120", *options, *session.posargs,
+        "python", "-m", "pytest", "--timeout=120", *seed, *options, *session.posargs,
         env={"PYTHONPATH": None},
     )  # fmt: skip
 
