@@ -30,7 +30,7 @@ class Stage:
     def now(self) -> float:
         """Return the seconds since the beginning, without the noise of the sums."""
         # The clock starts at the machine's uptime: with it the last digits would change.
-        return round(self._clock.now() - self._begun, 6)
+        return round(self._clock.now() - self._begun, 3)
 
     def bar(self, label: str, start: float, kind: str, words: str = "") -> None:
         """Write down that something has lasted from `start` until now."""

@@ -78,6 +78,8 @@ class Call:
             its place; kept on the root.
         key: Names the key of a `PerKey` instead of its own, if it is not `None`; kept on the
             root.
+        shut: Until when, and by whose circuit, further attempts are refused, if one has opened
+            over this attempt.
         span: What telemetry keeps with the call.
     """
 
@@ -96,6 +98,7 @@ class Call:
     unrepeatable: str | None = None
     delivered: bool = False
     key: Callable[..., Any] | None = None
+    shut: tuple[float, str] | None = None
     span: Any = None
 
     @property

@@ -363,9 +363,16 @@ class CircuitBreaker(Policy[Never, Never]):
             raise
         if failure:
             permit.bad(now, failed=True, slow=slow, why=where(error))
+            self._shut(call)
             self._announce(call.function)
         else:
             permit.neutral()
+
+    def _shut(self, call: Call) -> None:
+        """Let a retry further out know that its next attempt would be refused, if so."""
+        period = self._circuit.period
+        if type(period) is Open:
+            call.shut = period.until, self._name or self.kind
 
     def _is_failure(self, error: BaseException, call: Call) -> bool:
         if not isinstance(error, Exception):
@@ -402,6 +409,7 @@ class CircuitBreaker(Policy[Never, Never]):
         if failed or slow:
             why = "a result that on_result refused" if failed else f"a slow call of {took:.3g} s"
             permit.bad(now, failed, slow, f"{why} in {call.function}" if call.function else why)
+            self._shut(call)
             self._announce(call.function)
         else:
             permit.success_at(now)

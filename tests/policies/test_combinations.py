@@ -18,12 +18,14 @@ from resilient import (
     BulkheadFullError,
     CallTimeoutError,
     CircuitBreaker,
+    CircuitOpenError,
     CircuitState,
     Fallback,
     Hedge,
     PerKey,
     Pipeline,
     Retry,
+    RetryBudget,
     Timeout,
     constant,
     remaining,
@@ -193,6 +195,58 @@ def test_a_hedges_loser_is_neutral_whatever_stands_between(clock: Any, around: A
     assert Pipeline(*around(breaker))(sleeps(9, 0))() == 1
     waits.sleep(9)
     assert (breaker.state, breaker.snapshot().failures) == (CLOSED, 0)
+
+
+# A retry around a breaker.
+
+
+def failing_retry(breaker: CircuitBreaker, **options: Any) -> Pipeline:
+    return Pipeline(Retry(attempts=5, backoff=constant(2), **options), breaker)
+
+
+def fails() -> None:
+    raise ModelError
+
+
+def test_a_retry_does_not_wait_for_an_attempt_that_its_breaker_would_refuse(
+    mode: Any, clock: Any
+) -> None:
+    """It opened over the second attempt: that one's error, at once, and no retry is paid."""
+    budget = RetryBudget(capacity=9)
+    policy = failing_retry(
+        CircuitBreaker("gate", consecutive_failures=2), on=ModelError, budget=budget
+    )
+    began = clock.now()
+    with pytest.raises(ModelError) as caught:
+        mode.call(mode.function(policy, fails))
+    assert clock.now() == began + 2
+    assert caught.value.__notes__[0].endswith("gave up after 2 attempts in 2 s: gate has opened")
+    assert budget.tokens == 8
+
+
+def test_a_retry_waits_for_a_circuit_that_will_be_probed_by_then(mode: Any, clock: Any) -> None:
+    began = clock.now()
+    policy = failing_retry(CircuitBreaker(consecutive_failures=1, open_for=1), on=ModelError)
+    with pytest.raises(ModelError):
+        mode.call(mode.function(policy, fails))
+    assert clock.now() == began + 8
+
+
+def test_a_retry_that_names_the_refusal_waits_for_it(mode: Any, clock: Any) -> None:
+    began = clock.now()
+    breaker = CircuitBreaker(consecutive_failures=1)
+    policy = failing_retry(breaker, on=(ModelError, CircuitOpenError))
+    with pytest.raises(CircuitOpenError):
+        mode.call(mode.function(policy, fails))
+    assert clock.now() == began + 8
+
+
+def test_a_refused_result_that_opens_the_circuit_is_returned_at_once(mode: Any, clock: Any) -> None:
+    began = clock.now()
+    breaker = CircuitBreaker(consecutive_failures=1, on_result=bool)
+    policy = failing_retry(breaker, on_result=bool)
+    assert mode.call(mode.function(policy, lambda: "bad")) == "bad"
+    assert clock.now() == began
 
 
 # What an interrupt may leave half done.

@@ -18,7 +18,7 @@ from resilient._core.retrying import Attempts, Stop, asked
 from resilient._core.verdict import FailedAnswer
 from resilient._runtime import modes, waits
 from resilient._runtime.streams import Started
-from resilient.errors import CallTimeoutError, RejectedError
+from resilient.errors import CallTimeoutError, CircuitOpenError, RejectedError
 from resilient.events import RetryExhausted, RetryScheduled
 
 if TYPE_CHECKING:
@@ -123,6 +123,8 @@ class Progress:
                 at_once=at_once or modes.no_backoff,
                 deadline=None if limit is None else limit.at,
             )
+        if not isinstance(stop, Stop):
+            stop = self._refused_by_then(stop) or stop
         if isinstance(stop, Stop):
             self._exhausted(error, stop.reason, made=self._attempts.number)
             return None
@@ -136,6 +138,16 @@ class Progress:
                 error=error,
             )
         return stop
+
+    def _refused_by_then(self, wait: float) -> Stop | None:
+        """Why not to wait for an attempt that a circuit, opened by this one, would refuse."""
+        shut, matcher = self._call.shut, self._retry._matcher
+        if shut is None or clock.now() + wait >= shut[0]:
+            return None
+        if matcher is not None and issubclass(CircuitOpenError, matcher.named):
+            return None
+        self._attempts.refund()
+        return Stop(f"{shut[1]} has opened")
 
     def _exhausted(self, error: BaseException | None, why: str, *, made: int) -> None:
         elapsed = clock.now() - self._attempts.started

@@ -40,8 +40,7 @@ class Threads:
         self._outside = {
             thread.ident: thread
             for thread in threading.enumerate()
-            if thread.ident != threading.get_ident()
-            and not thread.name.startswith(_IDLE_OF_TRIO)
+            if thread.ident != threading.get_ident() and not thread.name.startswith(_IDLE_OF_TRIO)
         }
         # Where a thread was seen that could not be judged, and since when.
         self._seen: dict[int, tuple[tuple[int, int], float]] = {}
