@@ -35,6 +35,7 @@ import functools
 import gc
 import inspect
 import logging
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -49,6 +50,11 @@ from resilient._core import chance
 from resilient._core import clock as core_clock
 from resilient._runtime import modes, virtual, waits, workers
 from resilient.events import Event
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, and so would each
+# program that they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Real seconds within which what a test has started must have ended.
 GRACE = 2.0

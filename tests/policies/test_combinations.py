@@ -238,7 +238,7 @@ def test_a_retry_that_names_the_refusal_waits_for_it(mode: Any, clock: Any) -> N
     policy = failing_retry(breaker, on=(ModelError, CircuitOpenError))
     with pytest.raises(CircuitOpenError):
         mode.call(mode.function(policy, fails))
-    assert clock.now() == began + 8
+    assert clock.now() >= began + 30
 
 
 def test_a_refused_result_that_opens_the_circuit_is_returned_at_once(mode: Any, clock: Any) -> None:

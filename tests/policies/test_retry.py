@@ -380,10 +380,11 @@ def test_a_retry_over_an_open_breaker_does_not_sleep(mode, clock):
 
 def test_a_breaker_that_opens_meanwhile_does_not_hide_the_real_error(mode, clock, events):
     """The last real error comes out, at once, and the note counts what was really made."""
-    breaker = CircuitBreaker("b", consecutive_failures=2)
+    breaker = CircuitBreaker("b")
     errors = [OSError("1"), OSError("2")]
     backend = Backend(*errors)
     retry = Retry(on=OSError, attempts=9, backoff=constant(1), name="r")
+    retry.subscribe(lambda event: backend.calls == 2 and breaker.isolate())
     with pytest.raises(OSError, match="2") as caught:
         run(mode, Pipeline(retry, breaker), backend)
     assert caught.value is errors[1]
@@ -397,9 +398,10 @@ def test_a_breaker_that_opens_meanwhile_does_not_hide_the_real_error(mode, clock
 
 def test_a_breaker_that_opens_meanwhile_leaves_the_last_result(mode):
     """With `on_result` the last real outcome is a value."""
-    breaker = CircuitBreaker("b", on_result=lambda value: value < 9, consecutive_failures=2)
+    breaker = CircuitBreaker("b")
     backend = Backend(1, 2, 3)
     retry = Retry(on_result=lambda value: value < 9, attempts=9, backoff=NONE)
+    retry.subscribe(lambda event: backend.calls == 2 and breaker.isolate())
     assert run(mode, Pipeline(retry, breaker), backend) == 2
 
 
