@@ -177,8 +177,9 @@ def test_a_registry_can_be_read_while_others_add():
 
     def work():
         for _ in range(300):
-            kept.append(Thing())
-            living.add(kept[-1])
+            thing = Thing()
+            kept.append(thing)
+            living.add(thing)
             living.add(Thing())
             living.all()
 

@@ -236,7 +236,7 @@ def test_a_retry_that_names_the_refusal_waits_for_it(mode: Any, clock: Any) -> N
     began = clock.now()
     breaker = CircuitBreaker(consecutive_failures=1)
     policy = failing_retry(breaker, on=(ModelError, CircuitOpenError))
-    with pytest.raises(CircuitOpenError):
+    with pytest.raises(ModelError):
         mode.call(mode.function(policy, fails))
     assert clock.now() >= began + 30
 
