@@ -139,8 +139,7 @@ def test_background_tasks_hold_no_permit(served):
     before = served.state()["background"]
     with served.sending("/background") as connection:
         assert Answer(connection).body == b"ok"
-        state = served.state()
-        assert (state["active"], state["background"]) == (0, before)
+        # The client may have its answer before the server has come back from sending it.
         served.until(active=0, background=before)
         served.get("/release")
         served.until(active=0, background=before + 1)

@@ -432,8 +432,11 @@ class TestHedges:
                 await asyncio.sleep(9)
             return "hedge"
 
+        class Done(asyncio.Future[Any]):
+            def set_name(self, name: object) -> None: ...
+
         def eager(loop: Any, coroutine: Any, **kwargs: Any) -> Any:
-            done = loop.create_future()
+            done = Done(loop=loop)
             try:
                 coroutine.send(None)
             except StopIteration as stop:
