@@ -10,6 +10,8 @@ from typing import Any, Protocol
 
 import anyio
 
+from resilient._runtime import waits
+
 Work = Callable[[], Coroutine[Any, Any, None]]
 
 
@@ -115,9 +117,8 @@ def here() -> Loop:
 
 def running() -> Loop | None:
     """The event loop that this thread runs, or `None`."""
-    trio = sys.modules.get("trio")
-    if trio is not None and trio.lowlevel.in_trio_task():
-        return TrioLoop(trio)
+    if waits.in_trio():
+        return TrioLoop(sys.modules["trio"])
     if asyncio._get_running_loop() is not None:
         return AsyncioLoop()
     return None

@@ -97,9 +97,8 @@ def acquire(permits: Permits, timeout: float | None) -> Permit | Refusal:
 
 async def aacquire(permits: Permits, timeout: float | None) -> Permit | Refusal:
     """Queue this task for a permit, for at most `timeout` seconds."""
-    trio = sys.modules.get("trio")
-    if trio is not None and trio.lowlevel.in_trio_task():
-        return await _acquire_in_trio(permits, timeout, trio)
+    if waits.in_trio():
+        return await _acquire_in_trio(permits, timeout, sys.modules["trio"])
     return await _acquire_in_asyncio(permits, timeout)
 
 

@@ -27,12 +27,16 @@ def acquire(lock: threading.Lock, timeout: float | None) -> bool:
 
 def in_event_loop() -> bool:
     """Whether this thread is running an event loop, which blocking would stop."""
-    if asyncio._get_running_loop() is not None:
-        return True
+    return asyncio._get_running_loop() is not None or in_trio()
+
+
+def in_trio() -> bool:
+    """Whether a task of trio is running here, also where trio is asyncio's guest."""
     trio = sys.modules.get("trio")
     if trio is None:
         return False
     try:
+        # Not `in_trio_task`, which came later than the trio that anyio admits.
         trio.lowlevel.current_task()
     except RuntimeError:
         return False
