@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections import deque
 from contextlib import suppress
+from contextvars import copy_context
 from types import SimpleNamespace
 from typing import Any
 
@@ -251,6 +252,18 @@ class TestWorkers:
         run._result, run.done = object(), True
         assert run.abandon()
         assert run._result is None
+
+    def test_a_worker_that_becomes_idle_while_one_is_looked_for_is_taken(self) -> None:
+        """There may be no more than the limit, so a new one would be one too many."""
+        pool = workers.Workers(1)
+        first = pool.start(int)
+        assert first is not None
+        assert first.wait()
+        # Found none idle, and waited for the lock.
+        run = pool._start_slowly(workers.Run(str, ("second",), copy_context()))
+        assert run is not None
+        assert run.wait()
+        assert run.outcome() == "second"
 
     def test_callbacks_that_another_thread_has_taken_are_not_called_again(self) -> None:
         """Whoever adds one late and the worker may both be at it."""
