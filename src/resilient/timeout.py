@@ -7,10 +7,9 @@ it in place, with the time that is left there for it to read.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, Never, TypeVar
 
 from resilient import _observe
 from resilient._call import AsyncCall, AsyncStream, Call, Site, SyncCall, SyncStream
@@ -27,11 +26,6 @@ from resilient._runtime.timers import Queues
 from resilient._runtime.workers import Run, Workers
 from resilient.errors import CallTimeoutError, WorkersExhaustedError
 from resilient.events import CallOverran, CallRejected, CallTimedOut
-
-if sys.version_info >= (3, 13):
-    from typing import Never
-else:
-    from typing import Never
 
 D = TypeVar("D", bound=Deadline)
 

@@ -64,34 +64,12 @@ class TelemetryObserver(Observer):
 
     def around_stream(self, inner: SyncStream, site: Site) -> SyncStream:
         """Return `inner` observed; for generator functions."""
-        repeats = site.repeats
-        varies = site.may_repeat and not repeats
-
-        def observed(args: Args, kwargs: Kwargs, call: Call) -> Any:
-            spans = _settings.all_spans
-            if repeats or (varies and site.repeats):
-                spans = _settings.call_spans
-            record = open_call(call, spans)
-            if record is None:
-                return inner(args, kwargs, call)
-            return observe_stream(lambda: inner(args, kwargs, call), record)
-
+        observed: SyncStream = _around_stream(inner, site, observe_stream)
         return observed
 
     def aaround_stream(self, inner: AsyncStream, site: Site) -> AsyncStream:
         """Return `inner` observed; for asynchronous generator functions."""
-        repeats = site.repeats
-        varies = site.may_repeat and not repeats
-
-        def observed(args: Args, kwargs: Kwargs, call: Call) -> Any:
-            spans = _settings.all_spans
-            if repeats or (varies and site.repeats):
-                spans = _settings.call_spans
-            record = open_call(call, spans)
-            if record is None:
-                return inner(args, kwargs, call)
-            return aobserve_stream(lambda: inner(args, kwargs, call), record)
-
+        observed: AsyncStream = _around_stream(inner, site, aobserve_stream)
         return observed
 
     def begin_attempt(self, policy: Policy[Any, Any], call: Call) -> None:
@@ -109,3 +87,20 @@ class TelemetryObserver(Observer):
     ) -> None:
         """Something happened."""
         _events.tell(policy, cls, fields)
+
+
+def _around_stream(inner: Any, site: Site, observe: Any) -> Any:
+    """Return `inner` observed; the colours differ in `observe` alone, as nothing waits here."""
+    repeats = site.repeats
+    varies = site.may_repeat and not repeats
+
+    def observed(args: Args, kwargs: Kwargs, call: Call) -> Any:
+        spans = _settings.all_spans
+        if repeats or (varies and site.repeats):
+            spans = _settings.call_spans
+        record = open_call(call, spans)
+        if record is None:
+            return inner(args, kwargs, call)
+        return observe(lambda: inner(args, kwargs, call), record)
+
+    return observed
